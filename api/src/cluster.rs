@@ -1,0 +1,267 @@
+//! `Cluster`: what a tenant asks for.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster_status::ClusterStatus;
+use crate::template::MemberTemplate;
+
+/// So many members with such GPUs, under such conditions.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[kube(
+    group = "atoll.dev",
+    version = "v1alpha1",
+    kind = "Cluster",
+    namespaced,
+    shortname = "gpuc",
+    category = "atoll",
+    status = "ClusterStatus",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.members.count",
+        status_replicas_path = ".status.total",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.readyMembers"),
+    printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.gpus"),
+    printcolumn(name = "Where", type_ = "string", json_path = ".status.location"),
+    printcolumn(name = "USD/h", type_ = "string", json_path = ".status.pricePerHour"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// How members find each other.
+    #[serde(rename = "type")]
+    pub type_: ClusterType,
+    /// What the members do. Decides which GPUs suit, see `GPUModel.spec.workloads`.
+    #[serde(default)]
+    pub workload: Workload,
+    /// How many members, and how many GPUs each.
+    pub members: Members,
+    /// Which GPUs will do. Empty: any NVIDIA or Apple GPU that suits the workload.
+    #[serde(default)]
+    pub gpu: GpuRequest,
+    /// Where the members may be.
+    #[serde(default)]
+    pub placement: Placement,
+    /// What the tenant is willing to pay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Price>,
+    /// How long the Cluster runs once all its members are Ready; it is Complete then. Hours, minutes and seconds,
+    /// such as "72h" or "1h30m".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// What happens when a Site goes away.
+    #[serde(default)]
+    pub disconnection: Disconnection,
+    /// Higher is placed earlier; equal ones by age.
+    #[serde(default)]
+    pub priority: i32,
+    /// True: hold no GPUs until it is false again.
+    #[serde(default)]
+    pub suspend: bool,
+    /// How many members may fail before the Cluster does. Lost Sites do not count.
+    #[serde(default = "default_backoff_limit")]
+    pub backoff_limit: i32,
+    /// Delete the Cluster so many seconds after it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds_after_finished: Option<i32>,
+    /// Where members keep what lets them start again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
+    /// The pod that every member runs.
+    pub template: MemberTemplate,
+}
+
+fn default_backoff_limit() -> i32 {
+    6
+}
+
+/// How members find each other.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum ClusterType {
+    /// Independent pods.
+    Pods,
+    /// `torchrun`'s environment: `MASTER_ADDR`, `MASTER_PORT`, `RANK`, `WORLD_SIZE`, `NODE_RANK`.
+    Torch,
+    /// A Ray head on rank 0, workers pointed at it by `RAY_ADDRESS`.
+    Ray,
+}
+
+/// What the members do.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum Workload {
+    /// Long-running training.
+    #[default]
+    Training,
+    /// Serving a model.
+    Inference,
+    /// Work without a deadline.
+    Batch,
+    /// A chain's validator.
+    Validator,
+    /// Zero-knowledge proofs.
+    ZkProver,
+    /// A rollup's sequencer.
+    Sequencer,
+}
+
+/// How many members, and how many GPUs each.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Members {
+    /// Wanted members.
+    pub count: i32,
+    /// Fewest members that are worth running; absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<i32>,
+    /// GPUs of each member, all on one node.
+    #[serde(default = "default_gpus")]
+    pub gpus: i32,
+}
+
+fn default_gpus() -> i32 {
+    1
+}
+
+/// Which GPUs will do: one that matches `models` or `families` (either, when both are given) and has the memory.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuRequest {
+    /// Names of `GPUModel`s, such as "h100-sxm5-80gb".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    /// Families of `GPUModel`s, such as "hopper".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<String>,
+    /// Least memory of each GPU, such as "24Gi".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+}
+
+/// Where the members may be.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// How far apart members may be. Torch and Ray: Site is the default and the only value; Pods: Any by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
+    /// Regions of Sites.
+    #[serde(default)]
+    pub regions: Selection,
+    /// Least trust of Sites.
+    #[serde(default)]
+    pub min_trust: Trust,
+    /// Suppliers of Sites.
+    #[serde(default)]
+    pub suppliers: Selection,
+}
+
+/// Names to choose from and names to leave out.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Selection {
+    /// Only these; empty: all.
+    #[serde(rename = "in", default, skip_serializing_if = "Vec::is_empty")]
+    pub in_: Vec<String>,
+    /// None of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_in: Vec<String>,
+}
+
+/// How far apart members may be.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum Span {
+    /// All on one Site.
+    Site,
+    /// On Sites of one region.
+    Region,
+    /// Anywhere.
+    Any,
+}
+
+/// How far a Site is trusted, in rising order.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Trust {
+    /// Anybody's machine.
+    #[default]
+    Untrusted,
+    /// A data center with a contract.
+    Contracted,
+    /// Hardware that attests what it runs.
+    Attested,
+}
+
+/// What the tenant is willing to pay.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Price {
+    /// Most for a GPU and hour, in USDC: a decimal with at most 6 places, such as "2.50".
+    pub max_per_gpu_hour: String,
+}
+
+/// What happens when a Site goes away.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Disconnection {
+    /// Default: Replace for Pods; Restart for Torch and Ray with a checkpoint store, Fail without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<DisconnectionPolicy>,
+    /// How soon, counted from the Site's last granted lease.
+    #[serde(default)]
+    pub times: DisconnectionTimes,
+}
+
+/// What happens to a Cluster when members are lost with their Site.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum DisconnectionPolicy {
+    /// Only lost members move, the others run on.
+    Replace,
+    /// All members start again from their checkpoint.
+    Restart,
+    /// The Cluster fails.
+    Fail,
+}
+
+/// Times since the last granted lease of a Site; each is more than the one before.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DisconnectionTimes {
+    /// The Site asks members to stop.
+    #[serde(default = "default_stop")]
+    pub stop_seconds: i32,
+    /// The Site kills them.
+    #[serde(default = "default_kill")]
+    pub kill_seconds: i32,
+    /// The hub counts them as stopped and may replace them.
+    #[serde(default = "default_fence")]
+    pub fence_seconds: i32,
+}
+
+fn default_stop() -> i32 {
+    60
+}
+fn default_kill() -> i32 {
+    90
+}
+fn default_fence() -> i32 {
+    120
+}
+
+impl Default for DisconnectionTimes {
+    fn default() -> Self {
+        Self { stop_seconds: default_stop(), kill_seconds: default_kill(), fence_seconds: default_fence() }
+    }
+}
+
+/// Where members keep what lets them start again.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    /// URL of a store that outlives Sites, handed to members as `ATOLL_CHECKPOINT_STORE`.
+    pub store: String,
+}

@@ -1,0 +1,77 @@
+//! `GPUModel`: a catalogue entry. The catalogue that comes with Atoll is `catalogue/gpumodels.yaml`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Workload;
+
+/// A model of GPU: H100-SXM5-80GB, RTX 4090, M3 Ultra.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[kube(
+    group = "atoll.dev",
+    version = "v1alpha1",
+    kind = "GPUModel",
+    root = "GpuModel",
+    plural = "gpumodels",
+    shortname = "gpum",
+    category = "atoll",
+    status = "GpuModelStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Vendor", type_ = "string", json_path = ".spec.vendor"),
+    printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
+    printcolumn(name = "Memory", type_ = "integer", json_path = ".spec.memoryMib"),
+    printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.gpus"),
+    printcolumn(name = "Free", type_ = "integer", json_path = ".status.freeGpus"),
+    printcolumn(name = "USD/h", type_ = "string", json_path = ".spec.referencePrice")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuModelSpec {
+    /// Name for people, such as "NVIDIA H100 80GB HBM3 (SXM5)".
+    pub display_name: String,
+    /// Who makes it.
+    pub vendor: Vendor,
+    /// Generation, such as "hopper" or "apple-m3".
+    pub family: String,
+    /// Product names that NVML and GPU Feature Discovery report for it ("NVIDIA H100 80GB HBM3",
+    /// "NVIDIA-H100-80GB-HBM3"); matched without regard to case, blanks and dashes alike.
+    pub aliases: Vec<String>,
+    /// MiB of memory.
+    pub memory_mib: i64,
+    /// Dense half-precision throughput relative to an RTX 4090's 1,000; see the catalogue for sources.
+    pub compute_score: i64,
+    /// What it suits.
+    pub workloads: Vec<Workload>,
+    /// USDC per GPU and hour where a node names no price, a decimal.
+    pub reference_price: String,
+}
+
+/// Who makes a GPU.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum Vendor {
+    /// NVIDIA.
+    #[serde(rename = "NVIDIA")]
+    Nvidia,
+    /// Apple.
+    Apple,
+}
+
+/// What the network has of a model, at the last transition.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuModelStatus {
+    /// Generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// GPUs in the network.
+    #[serde(default)]
+    pub gpus: i32,
+    /// Of these, free.
+    #[serde(default)]
+    pub free_gpus: i32,
+    /// Conditions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

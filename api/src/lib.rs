@@ -1,0 +1,39 @@
+//! The Kubernetes types of Atoll, group `atoll.dev`, version `v1alpha1`.
+//!
+//! Types only: what a field means, how it is validated by the API server, and the names that several
+//! processes must agree on. No client, no decision.
+//!
+//! Manifests are generated from here by `crdgen` into `crds/`.
+
+pub mod cluster;
+pub mod cluster_slice;
+pub mod cluster_status;
+pub mod conditions;
+pub mod gang;
+pub mod gpu_model;
+pub mod gpu_node;
+pub mod names;
+pub mod site;
+pub mod supplier;
+pub mod template;
+
+pub use cluster::{
+    Checkpoint, Cluster, ClusterSpec, ClusterType, Disconnection, DisconnectionPolicy, DisconnectionTimes, GpuRequest,
+    Members, Placement, Price, Selection, Span, Trust, Workload,
+};
+pub use cluster_slice::{
+    ClusterSlice, ClusterSliceSpec, ClusterSliceStatus, MemberPhase, MemberStatus, Rendezvous, ReservationPhase,
+    SliceMember, SlicePhase,
+};
+pub use cluster_status::{ClusterStatus, PlacedNode, PlacedSite, PlacementStatus};
+pub use gang::{Gang, GangMember, GangMode, GangPhase, GangShape, GangSpec, GangStatus, GangNode};
+pub use gpu_model::{GpuModel, GpuModelSpec, GpuModelStatus, Vendor};
+pub use gpu_node::{Device, DeviceHealth, GpuNode, GpuNodeSpec, GpuNodeStatus};
+pub use site::{Site, SiteSession, SiteSpec, SiteStatus};
+pub use supplier::{Supplier, SupplierSpec, SupplierStatus};
+pub use template::{MemberTemplate, MemberTemplateSpec};
+
+/// The API group of every kind of Atoll.
+pub const GROUP: &str = "atoll.dev";
+/// The served version.
+pub const VERSION: &str = "v1alpha1";

@@ -1,0 +1,64 @@
+//! Labels, annotations, finalizers, field managers and object names that several processes agree on.
+
+/// Field manager of the operator's controllers for Clusters and what they own.
+pub const FIELD_MANAGER_OPERATOR: &str = "atoll-operator";
+/// Field manager of the gateways.
+pub const FIELD_MANAGER_GATEWAY: &str = "atoll-gateway";
+/// Field manager of a Site's agent.
+pub const FIELD_MANAGER_AGENT: &str = "atoll-agent";
+/// Field manager of a Site's scheduler.
+pub const FIELD_MANAGER_SCHEDULER: &str = "atoll-scheduler";
+
+/// `spec.schedulerName` of every member pod.
+pub const SCHEDULER_NAME: &str = "atoll-scheduler";
+/// Namespace of Atoll's own objects on a hub and on a Site, unless a flag says otherwise.
+pub const SYSTEM_NAMESPACE: &str = "atoll-system";
+
+/// Keeps a `ClusterSlice` until its Site has confirmed the stop of its members, or its fence has expired.
+pub const SLICE_FINALIZER: &str = "atoll.dev/members-stopped";
+
+/// Label: the Site that an object belongs to (hub: `ClusterSlice`, `GPUNode`).
+pub const LABEL_SITE: &str = "atoll.dev/site";
+/// Label: UID of the Cluster that an object serves.
+pub const LABEL_CLUSTER_UID: &str = "atoll.dev/cluster-uid";
+/// Label: name of the Cluster that an object serves.
+pub const LABEL_CLUSTER: &str = "atoll.dev/cluster";
+/// Label on Sites: the gang that a pod is a member of.
+pub const LABEL_GANG: &str = "atoll.dev/gang";
+/// Label on Sites: rank of a member pod.
+pub const LABEL_RANK: &str = "atoll.dev/rank";
+/// Label on Sites: incarnation of a member pod.
+pub const LABEL_INCARNATION: &str = "atoll.dev/incarnation";
+/// Label: supplier of a Site.
+pub const LABEL_SUPPLIER: &str = "atoll.dev/supplier";
+/// Label: who made an object; see [`MANAGED_BY_AGENT`].
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`LABEL_MANAGED_BY`] on everything that an agent makes on its Site.
+pub const MANAGED_BY_AGENT: &str = "atoll-agent";
+/// Label on a Site's Node: the GPU model, where GPU Feature Discovery does not run.
+pub const LABEL_NODE_GPU_PRODUCT: &str = "atoll.dev/gpu.product";
+/// Label on a Site's Node: MiB of memory of each GPU, where GPU Feature Discovery does not run.
+pub const LABEL_NODE_GPU_MEMORY: &str = "atoll.dev/gpu.memory";
+/// Label that NVIDIA GPU Feature Discovery sets: the product name of the node's GPUs.
+pub const LABEL_GFD_PRODUCT: &str = "nvidia.com/gpu.product";
+/// Label that NVIDIA GPU Feature Discovery sets: MiB of memory of each GPU.
+pub const LABEL_GFD_MEMORY: &str = "nvidia.com/gpu.memory";
+/// Label that NVIDIA GPU Feature Discovery sets: the CUDA driver's version.
+pub const LABEL_GFD_DRIVER: &str = "nvidia.com/cuda.driver-version.full";
+/// Label of a join token's Secret in the system namespace.
+pub const LABEL_JOIN_TOKEN: &str = "atoll.dev/join-token";
+
+/// The extended resource that members request when their Site counts GPUs with NVIDIA's device plugin.
+pub const RESOURCE_NVIDIA_GPU: &str = "nvidia.com/gpu";
+
+/// Name of the hub's copy of a Site's `GPUNode`.
+#[must_use]
+pub fn hub_gpu_node_name(site: &str, node: &str) -> String {
+    format!("{site}.{node}")
+}
+
+/// Name of a member's pod: stable for (rank, incarnation), so that creating it twice is one pod.
+#[must_use]
+pub fn member_pod_name(cluster: &str, rank: u32, incarnation: u64) -> String {
+    format!("{cluster}-{rank}-{incarnation}")
+}
