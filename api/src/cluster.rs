@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster_status::ClusterStatus;
+use crate::rules;
 use crate::template::MemberTemplate;
 
 /// So many members with such GPUs, under such conditions.
@@ -18,6 +19,27 @@ use crate::template::MemberTemplate;
     category = "atoll",
     status = "ClusterStatus",
     derive = "PartialEq",
+    doc = "A set of members with GPUs on one or more Sites.",
+    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be at most 40 lower case letters, digits and inner dashes, and start with a letter"),
+    validation = Rule::new(
+        "self.spec.type == 'Pods' || !has(oldSelf.status) || !has(oldSelf.status.placement) || self.spec.members.count == oldSelf.spec.members.count"
+    )
+    .message("spec.members.count of a Torch or Ray Cluster cannot be changed while it is placed; suspend it first")
+    .reason(Reason::FieldValueForbidden)
+    .field_path(".spec.members.count"),
+    validation = rules::frozen_while_placed("type"),
+    validation = rules::frozen_while_placed("workload"),
+    validation = rules::frozen_while_placed("members.min"),
+    validation = rules::frozen_while_placed("members.gpus"),
+    validation = rules::frozen_while_placed("gpu"),
+    validation = rules::frozen_while_placed("placement"),
+    validation = rules::frozen_while_placed("duration"),
+    validation = rules::frozen_while_placed("disconnection"),
+    validation = rules::frozen_while_placed("backoffLimit"),
+    validation = rules::frozen_while_placed("ttlSecondsAfterFinished"),
+    validation = rules::frozen_while_placed("checkpoint"),
+    validation = rules::frozen_while_placed("template"),
     scale(
         spec_replicas_path = ".spec.members.count",
         status_replicas_path = ".status.total",
@@ -31,6 +53,28 @@ use crate::template::MemberTemplate;
     printcolumn(name = "USD/h", type_ = "string", json_path = ".status.pricePerHour"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
+)]
+#[x_kube(
+    validation = Rule::new("self.type == 'Pods' || !has(self.placement.span) || self.placement.span == 'Site'")
+        .message("placement.span must be Site for Torch and Ray: their members share one network")
+        .field_path(".placement.span"),
+    validation = Rule::new("self.type == 'Pods' || !has(self.members.min)")
+        .message("members.min is for Pods only: Torch and Ray are of fixed size")
+        .field_path(".members.min"),
+    validation = Rule::new("self.type == 'Pods' || !has(self.disconnection.policy) || self.disconnection.policy != 'Replace'")
+        .message("disconnection.policy Replace is for Pods only: Torch and Ray are of fixed size, use Restart or Fail")
+        .field_path(".disconnection.policy"),
+    validation = Rule::new("self.type != 'Pods' || !has(self.disconnection.policy) || self.disconnection.policy != 'Restart'")
+        .message("disconnection.policy Restart is for Torch and Ray only: members of Pods are independent, use Replace or Fail")
+        .field_path(".disconnection.policy"),
+    validation = Rule::new("!has(self.disconnection.policy) || self.disconnection.policy != 'Restart' || has(self.checkpoint)")
+        .message("disconnection.policy Restart needs checkpoint.store: members start again from what they keep there")
+        .field_path(".disconnection.policy"),
+    validation = Rule::new(
+        "self.template.spec.terminationGracePeriodSeconds < self.disconnection.times.killSeconds - self.disconnection.times.stopSeconds"
+    )
+    .message("template.spec.terminationGracePeriodSeconds must be less than disconnection.times.killSeconds - stopSeconds")
+    .field_path(".template.spec.terminationGracePeriodSeconds")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterSpec {
@@ -54,21 +98,27 @@ pub struct ClusterSpec {
     /// How long the Cluster runs once all its members are Ready; it is Complete then. Hours, minutes and seconds,
     /// such as "72h" or "1h30m".
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self.matches('[1-9]')")
+        .message("duration must be hours, minutes and seconds above 0, such as \"72h\" or \"1h30m\""))]
     pub duration: Option<String>,
     /// What happens when a Site goes away.
     #[serde(default)]
     pub disconnection: Disconnection,
     /// Higher is placed earlier; equal ones by age.
     #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
     pub priority: i32,
     /// True: hold no GPUs until it is false again.
     #[serde(default)]
     pub suspend: bool,
     /// How many members may fail before the Cluster does. Lost Sites do not count.
     #[serde(default = "default_backoff_limit")]
+    #[schemars(range(min = 0, max = 1000))]
     pub backoff_limit: i32,
     /// Delete the Cluster so many seconds after it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<i32>,
     /// Where members keep what lets them start again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,15 +162,21 @@ pub enum Workload {
 
 /// How many members, and how many GPUs each.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[x_kube(validation = Rule::new("!has(self.min) || self.min <= self.count")
+    .message("members.min must not be above members.count")
+    .field_path(".min"))]
 #[serde(rename_all = "camelCase")]
 pub struct Members {
     /// Wanted members.
+    #[schemars(range(min = 1, max = 10_000))]
     pub count: i32,
     /// Fewest members that are worth running; absent: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
     pub min: Option<i32>,
     /// GPUs of each member, all on one node.
     #[serde(default = "default_gpus")]
+    #[schemars(range(min = 1, max = 16))]
     pub gpus: i32,
 }
 
@@ -134,12 +190,19 @@ fn default_gpus() -> i32 {
 pub struct GpuRequest {
     /// Names of `GPUModel`s, such as "h100-sxm5-80gb".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63), regex(pattern = rules::NAME)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub models: Vec<String>,
     /// Families of `GPUModel`s, such as "hopper".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63), regex(pattern = rules::NAME)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub families: Vec<String>,
-    /// Least memory of each GPU, such as "24Gi".
+    /// Least memory of each GPU, such as "20Gi". Vendors count in powers of ten: of an "80 GB" GPU ask for "80G".
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^[1-9][0-9]{0,8}(M|G|T|Mi|Gi|Ti)$')")
+        .message("gpu.memory must be a whole amount of memory, such as \"80G\" or \"20Gi\""))]
     pub memory: Option<String>,
 }
 
@@ -152,6 +215,11 @@ pub struct Placement {
     pub span: Option<Span>,
     /// Regions of Sites.
     #[serde(default)]
+    #[x_kube(validation = Rule::new(
+        "(!has(self.__in__) || self.__in__.all(r, r.matches('^[a-z0-9]+(-[a-z0-9]+)*$'))) && \
+         (!has(self.notIn) || self.notIn.all(r, r.matches('^[a-z0-9]+(-[a-z0-9]+)*$')))"
+    )
+    .message("placement.regions must be words of lower case letters and digits joined by dashes, such as \"eu-west\""))]
     pub regions: Selection,
     /// Least trust of Sites.
     #[serde(default)]
@@ -163,13 +231,20 @@ pub struct Placement {
 
 /// Names to choose from and names to leave out.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[x_kube(validation = Rule::new("!has(self.__in__) || !has(self.notIn) || !self.__in__.exists(n, n in self.notIn)")
+    .message("in and notIn must not name the same")
+    .field_path(".notIn"))]
 #[serde(rename_all = "camelCase")]
 pub struct Selection {
     /// Only these; empty: all.
     #[serde(rename = "in", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 63), regex(pattern = rules::NAME)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub in_: Vec<String>,
     /// None of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 63), regex(pattern = rules::NAME)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub not_in: Vec<String>,
 }
 
@@ -201,6 +276,8 @@ pub enum Trust {
 #[serde(rename_all = "camelCase")]
 pub struct Price {
     /// Most for a GPU and hour, in USDC: a decimal with at most 6 places, such as "2.50".
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::price("price.maxPerGpuHour"))]
     pub max_per_gpu_hour: String,
 }
 
@@ -229,16 +306,27 @@ pub enum DisconnectionPolicy {
 
 /// Times since the last granted lease of a Site; each is more than the one before.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[x_kube(
+    validation = Rule::new("self.killSeconds > self.stopSeconds")
+        .message("killSeconds must be more than stopSeconds")
+        .field_path(".killSeconds"),
+    validation = Rule::new("self.fenceSeconds > self.killSeconds")
+        .message("fenceSeconds must be more than killSeconds")
+        .field_path(".fenceSeconds")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct DisconnectionTimes {
     /// The Site asks members to stop.
     #[serde(default = "default_stop")]
+    #[schemars(range(min = 3, max = 3_600))]
     pub stop_seconds: i32,
     /// The Site kills them.
     #[serde(default = "default_kill")]
+    #[schemars(range(min = 4, max = 7_199))]
     pub kill_seconds: i32,
     /// The hub counts them as stopped and may replace them.
     #[serde(default = "default_fence")]
+    #[schemars(range(min = 5, max = 7_200))]
     pub fence_seconds: i32,
 }
 
@@ -263,5 +351,8 @@ impl Default for DisconnectionTimes {
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     /// URL of a store that outlives Sites, handed to members as `ATOLL_CHECKPOINT_STORE`.
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new(r"self.matches('^(s3|gs|az|https|http)://[^/\\s]+(/\\S*)?$')")
+        .message("checkpoint.store must be a URL with s3, gs, az, https or http, such as \"s3://checkpoints/run-7\""))]
     pub store: String,
 }

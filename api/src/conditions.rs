@@ -1,4 +1,7 @@
-//! Condition types and reasons, each once.
+//! Condition types and reasons, each once, and the one way to write a condition.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 
 /// Condition types of a Cluster.
 pub mod cluster {
@@ -90,4 +93,137 @@ pub mod member_reason {
     pub const LEASE_EXPIRED: &str = "LeaseExpired";
     /// The member's containers ended with a failure.
     pub const CONTAINERS_FAILED: &str = "ContainersFailed";
+}
+
+/// What a condition says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl ConditionStatus {
+    /// The word that the Kubernetes API uses.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for ConditionStatus {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+/// Sets the condition of type `type_`, adding it when it is missing; says whether anything changed.
+///
+/// `lastTransitionTime` becomes `now` only when the status changes, so that writing the same condition again changes
+/// nothing and causes no API write.
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    status: impl Into<ConditionStatus>,
+    reason: &str,
+    message: &str,
+    observed_generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    let status = status.into().as_str();
+    let Some(found) = conditions.iter_mut().find(|condition| condition.type_ == type_) else {
+        conditions.push(Condition {
+            last_transition_time: Time(now),
+            message: message.to_owned(),
+            observed_generation,
+            reason: reason.to_owned(),
+            status: status.to_owned(),
+            type_: type_.to_owned(),
+        });
+        return true;
+    };
+    let moved = found.status != status;
+    if !moved
+        && found.reason == reason
+        && found.message == message
+        && found.observed_generation == observed_generation
+    {
+        return false;
+    }
+    if moved {
+        found.last_transition_time = Time(now);
+        status.clone_into(&mut found.status);
+    }
+    reason.clone_into(&mut found.reason);
+    message.clone_into(&mut found.message);
+    found.observed_generation = observed_generation;
+    true
+}
+
+/// The condition of type `type_`, when there is one.
+#[must_use]
+pub fn condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// True when there is a condition of type `type_` and its status is True.
+#[must_use]
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    condition(conditions, type_).is_some_and(|condition| condition.status == ConditionStatus::True.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_missing_condition_is_added() {
+        let mut conditions = Vec::new();
+        assert!(set_condition(&mut conditions, "Ready", false, "Starting", "2 of 3", Some(4), at(10)));
+        assert_eq!(conditions.len(), 1);
+        assert_eq!(conditions[0].status, "False");
+        assert_eq!(conditions[0].observed_generation, Some(4));
+        assert_eq!(conditions[0].last_transition_time, Time(at(10)));
+        assert!(!is_true(&conditions, "Ready"));
+        assert!(condition(&conditions, "Placed").is_none());
+    }
+
+    #[test]
+    fn the_same_condition_again_changes_nothing() {
+        let mut conditions = Vec::new();
+        set_condition(&mut conditions, "Ready", true, "AllReady", "", Some(1), at(10));
+        let before = conditions.clone();
+        assert!(!set_condition(&mut conditions, "Ready", true, "AllReady", "", Some(1), at(99)));
+        assert_eq!(conditions, before);
+    }
+
+    #[test]
+    fn the_transition_time_moves_only_with_the_status() {
+        let mut conditions = Vec::new();
+        set_condition(&mut conditions, "Placed", true, "Placed", "", Some(1), at(1));
+        set_condition(&mut conditions, "Ready", false, "Starting", "1 of 3", Some(1), at(10));
+
+        assert!(set_condition(&mut conditions, "Ready", false, "Starting", "2 of 3", Some(1), at(20)));
+        assert!(set_condition(&mut conditions, "Ready", false, "Waiting", "2 of 3", Some(1), at(21)));
+        assert!(set_condition(&mut conditions, "Ready", false, "Waiting", "2 of 3", Some(2), at(22)));
+        assert_eq!(condition(&conditions, "Ready").unwrap().last_transition_time, Time(at(10)));
+
+        assert!(set_condition(&mut conditions, "Ready", true, "AllReady", "", Some(2), at(30)));
+        assert_eq!(condition(&conditions, "Ready").unwrap().last_transition_time, Time(at(30)));
+        assert!(set_condition(&mut conditions, "Ready", ConditionStatus::Unknown, "Gone", "", Some(2), at(40)));
+        assert_eq!(condition(&conditions, "Ready").unwrap().last_transition_time, Time(at(40)));
+        assert_eq!(conditions.len(), 2);
+        assert_eq!(condition(&conditions, "Placed").unwrap().last_transition_time, Time(at(1)));
+    }
 }

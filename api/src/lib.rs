@@ -5,14 +5,18 @@
 //!
 //! Manifests are generated from here by `crdgen` into `crds/`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod cluster;
 pub mod cluster_slice;
 pub mod cluster_status;
 pub mod conditions;
+pub mod crd;
 pub mod gang;
 pub mod gpu_model;
 pub mod gpu_node;
 pub mod names;
+mod rules;
 pub mod site;
 pub mod supplier;
 pub mod template;

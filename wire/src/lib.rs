@@ -1,1 +1,15 @@
-//! See docs.
+//! The protocol between a Site's agent and a gateway of the hub: generated code, limits, digests, join tokens and
+//! key pins. Both ends use these, so that they cannot differ.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod digest;
+pub mod limits;
+pub mod pin;
+pub mod token;
+
+/// Generated from `proto/atoll/gateway/v1/gateway.proto`, which documents it.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    include!("generated/atoll.gateway.v1.rs");
+}

@@ -1,0 +1,58 @@
+# Everything that people and CI call. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## Build what tests and demo run against (Kubernetes, kwok, containerd …), cached by version
+	hack/tools.sh all
+
+.PHONY: generate
+generate: ## Write generated files: CRDs, API reference, protocol code
+	$(CARGO) run --quiet -p atoll-wire-codegen
+	$(CARGO) run --quiet -p atoll-api --bin crdgen
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+	gofmt -w tests/controlplane
+
+.PHONY: lint
+lint: ## Formatting, clippy, Go vet
+	$(CARGO) fmt --all --check
+	test -z "$$(gofmt -l tests/controlplane)"
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+.PHONY: verify
+verify: lint ## Lint, and check that generated files are up to date
+	hack/verify-generated.sh
+
+.PHONY: binaries
+binaries: # What tests and demo start
+	$(CARGO) build --workspace --bins
+
+.PHONY: test-unit
+test-unit: ## Tests that need no control plane
+	$(CARGO) test --workspace --lib --bins
+
+.PHONY: test
+test: tools binaries ## All tests, those on real API servers included; ends with a count
+	hack/test.sh
+
+.PHONY: demo
+demo: tools ## A network on this machine, step by step; CHECK=1: verify, time and clean up
+	$(CARGO) build --release --workspace --bins
+	target/release/atoll-demo $(if $(CHECK),--check)
+
+.PHONY: bench-apply
+bench-apply: tools ## Time from kubectl apply to all members Running; writes target/bench/apply.json
+	$(CARGO) build --release --workspace --bins
+	target/release/bench-apply
+
+.PHONY: bench
+bench: bench-apply ## All benchmarks

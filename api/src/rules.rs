@@ -1,0 +1,87 @@
+//! Validation rules that several fields share. Messages name the field, so that they can be read on their own.
+
+use kube::core::{Reason, Rule};
+
+/// Names of other objects, catalogue names and families: lower case, digits, inner dashes and dots.
+pub(crate) const NAME: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+/// One label of a DNS name.
+pub(crate) const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// An amount of CPU, memory or disk: what Kubernetes calls a quantity, without sign and exponent.
+pub(crate) const QUANTITY: &str = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$";
+
+/// USDC per GPU and hour: a decimal above zero with at most 6 places.
+pub(crate) fn price(field: &str) -> Rule {
+    Rule::new(r"self.matches('^(0|[1-9][0-9]{0,8})(\\.[0-9]{1,6})?$') && self.matches('[1-9]')")
+        .message(format!("{field} must be a decimal above 0 with at most 6 places, such as \"2.50\"").as_str())
+}
+
+/// A region: words of lower case letters and digits, joined by dashes.
+pub(crate) fn region(field: &str) -> Rule {
+    Rule::new("self.matches('^[a-z0-9]+(-[a-z0-9]+)*$')")
+        .message(format!("{field} must be words of lower case letters and digits joined by dashes, such as \"eu-west\"").as_str())
+}
+
+/// A flag that may be there but not true.
+pub(crate) fn not_true(message: &str) -> Rule {
+    Rule::new("!self").message(message).reason(Reason::FieldValueForbidden)
+}
+
+/// A string that may be there but must be empty.
+pub(crate) fn empty(message: &str) -> Rule {
+    Rule::new("size(self) == 0").message(message).reason(Reason::FieldValueForbidden)
+}
+
+/// A field that never changes.
+pub(crate) fn immutable(field: &str) -> Rule {
+    Rule::new("self == oldSelf").message(format!("{field} cannot be changed").as_str())
+}
+
+/// On the root of a Cluster: a field of the spec that does not change while GPUs are taken for it.
+pub(crate) fn frozen_while_placed(field: &str) -> Rule {
+    let (of_new, of_old) = (format!("self.spec.{field}"), format!("oldSelf.spec.{field}"));
+    Rule::new(format!(
+        "!has(oldSelf.status) || !has(oldSelf.status.placement) || \
+         (has({of_new}) ? has({of_old}) && {of_new} == {of_old} : !has({of_old}))"
+    ))
+    .message(format!("spec.{field} cannot be changed while the Cluster is placed; suspend it first").as_str())
+    .reason(Reason::FieldValueForbidden)
+    .field_path(format!(".spec.{field}"))
+}
+
+/// On a container: the kubelet must not be sent to other hosts by a probe.
+pub(crate) fn probe_without_host(probe: &str) -> Rule {
+    let probe_field = format!("self.{probe}");
+    Rule::new(format!(
+        "!has({probe_field}) || \
+         ((!has({probe_field}.httpGet) || !has({probe_field}.httpGet.host)) && \
+         (!has({probe_field}.tcpSocket) || !has({probe_field}.tcpSocket.host)))"
+    ))
+    .message(format!("{probe} must not set host: probes go to the member's own pod").as_str())
+    .reason(Reason::FieldValueForbidden)
+    .field_path(format!(".{probe}"))
+}
+
+/// On labels or annotations: keys are well-formed, and none is one that Kubernetes or Atoll gives a meaning.
+pub(crate) fn free_keys(field: &str) -> [Rule; 2] {
+    [
+        Rule::new(
+            "self.all(k, k.size() <= 253 && \
+             k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
+        )
+        .message(format!("{field}: each key must be a Kubernetes label key, such as \"team\" or \"example.com/team\"").as_str()),
+        Rule::new(
+            "self.all(k, k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/version', \
+             'app.kubernetes.io/component', 'app.kubernetes.io/part-of'] || \
+             !k.matches('^([^/]*[.])?(atoll[.]dev|kubernetes[.]io|k8s[.]io)/'))",
+        )
+        .message(format!("{field}: keys under atoll.dev, kubernetes.io and k8s.io are not the tenant's to set").as_str())
+        .reason(Reason::FieldValueForbidden),
+    ]
+}
+
+/// On `requests` or `limits`: only what a tenant may ask for here.
+pub(crate) fn plain_resources(field: &str) -> Rule {
+    Rule::new("self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'])")
+        .message(format!("{field} may have cpu, memory and ephemeral-storage only; GPUs are asked for by members.gpus").as_str())
+        .reason(Reason::FieldValueForbidden)
+}

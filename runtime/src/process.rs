@@ -1,0 +1,106 @@
+//! A process from start to end: flags, logs, signals, probes, the client.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::logs::{self, LogFormat};
+use crate::readiness::Readiness;
+
+/// Flags that every process has.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CommonArgs {
+    /// Kubeconfig of the API server; without it $KUBECONFIG, ~/.kube/config or the pod's service account.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
+    pub http_address: SocketAddr,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "ATOLL_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// What is logged, such as `info` or `info,atoll_operator=debug`.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "ATOLL_LOG")]
+    pub log_filter: String,
+}
+
+/// What a started process has to work with.
+pub struct Process {
+    /// Client of the API server.
+    pub client: kube::Client,
+    /// Cancelled by SIGTERM or SIGINT, or by a task that gives up; every task ends with it.
+    pub shutdown: CancellationToken,
+    /// What `/readyz` says.
+    pub readiness: Readiness,
+    /// What `/metrics` serves.
+    pub registry: prometheus::Registry,
+    http: JoinHandle<()>,
+}
+
+impl Process {
+    /// Starts logging, the probes and the client, and turns SIGTERM and SIGINT into a shutdown.
+    pub async fn start(name: &'static str, args: &CommonArgs) -> anyhow::Result<Self> {
+        logs::init(args.log_format, &args.log_filter)?;
+        let shutdown = CancellationToken::new();
+        cancel_on_signals(&shutdown)?;
+        let readiness = Readiness::default();
+        let registry = prometheus::Registry::new();
+        let server = crate::http::serve(
+            args.http_address,
+            readiness.clone(),
+            registry.clone(),
+            shutdown.clone().cancelled_owned(),
+        )
+        .await?;
+        let http = tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the server of probes and metrics ended");
+            }
+        });
+        let client = client(name, args).await?;
+        tracing::info!(name, version = env!("CARGO_PKG_VERSION"), http = %args.http_address, "started");
+        Ok(Self { client, shutdown, readiness, registry, http })
+    }
+
+    /// Ends what [`Process::start`] started.
+    pub async fn finish(self) {
+        self.shutdown.cancel();
+        if let Err(error) = self.http.await {
+            tracing::error!(%error, "the server of probes and metrics could not be joined");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// A client that names the process in its user agent, so that audit logs tell who wrote.
+async fn client(name: &'static str, args: &CommonArgs) -> anyhow::Result<kube::Client> {
+    let mut config = match &args.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+        }
+        None => kube::Config::infer().await?,
+    };
+    let agent = format!("{name}/{}", env!("CARGO_PKG_VERSION"));
+    config.headers.push((::http::header::USER_AGENT, agent.parse()?));
+    Ok(kube::Client::try_from(config)?)
+}
+
+fn cancel_on_signals(shutdown: &CancellationToken) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
+            () = shutdown.cancelled() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! A Site of a test network: control plane, simulated nodes, scheduler, agent, and its link to the hub.
+
+use anyhow::Result;
+use atoll_testkit::kwok::Kwok;
+use atoll_testkit::nodes::{self, NodeProfile};
+use atoll_testkit::ports::Port;
+use atoll_testkit::{ControlPlane, ControlPlaneOptions, ManagedProcess};
+use std::time::Duration;
+
+use crate::hub::{Hub, SYSTEM, component, wait_ready};
+use crate::link::Link;
+use crate::manifests;
+
+/// What a Site should be like.
+#[derive(Clone, Debug)]
+pub struct SiteOptions {
+    /// Its display name; names folders and logs too.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Name of its supplier, who must exist on the hub.
+    pub supplier: String,
+    /// How far the hub trusts it.
+    pub trust: String,
+    /// Its simulated nodes.
+    pub nodes: Vec<NodeProfile>,
+    /// True: pods get DNS and Services their EndpointSlices, for a real node.
+    pub real_node: bool,
+}
+
+impl SiteOptions {
+    /// A Site of this supplier.
+    #[must_use]
+    pub fn new(name: &str, region: &str, supplier: &str, nodes: Vec<NodeProfile>) -> Self {
+        Self {
+            name: name.to_owned(),
+            region: region.to_owned(),
+            supplier: supplier.to_owned(),
+            trust: "Contracted".to_owned(),
+            nodes,
+            real_node: false,
+        }
+    }
+}
+
+/// A Site before its agent runs: its cluster and its scheduler.
+#[derive(Debug)]
+pub struct Prepared {
+    options: SiteOptions,
+    scheduler: ManagedProcess,
+    scheduler_http: Port,
+    kwok: Kwok,
+    plane: ControlPlane,
+}
+
+/// A running Site.
+#[derive(Debug)]
+pub struct Site {
+    /// What it was started with.
+    pub options: SiteOptions,
+    /// Its agent.
+    pub agent: ManagedProcess,
+    /// Its scheduler.
+    pub scheduler: ManagedProcess,
+    /// The agent's way to the gateway.
+    pub link: Link,
+    /// Its simulated nodes.
+    pub kwok: Kwok,
+    /// The API server with its etcd.
+    pub plane: ControlPlane,
+    _ports: [Port; 2],
+}
+
+impl Prepared {
+    /// Starts the Site's own cluster with its nodes, and the scheduler.
+    pub async fn start(options: SiteOptions) -> Result<Self> {
+        let wanted = match options.real_node {
+            true => ControlPlaneOptions::real_node(&options.name),
+            false => ControlPlaneOptions::new(&options.name),
+        };
+        let plane = ControlPlane::start(wanted.crds(manifests::crds(&["gangs"])?)).await?;
+        plane.create_namespace(SYSTEM).await?;
+        let dir = manifests::root().join("deploy/site");
+        plane.kubectl(["apply".as_ref(), "-f".as_ref(), dir.as_os_str()]).await?.ok()?;
+        let kwok = Kwok::start(&plane)?;
+        nodes::create(&plane.client(), &options.nodes).await?;
+        let count = options.nodes.iter().map(|profile| profile.count as usize).sum();
+        nodes::wait_ready(&plane.client(), count, Duration::from_secs(60)).await?;
+        let scheduler_http = Port::lease()?;
+        let scheduler = ManagedProcess::start(component(&plane, "atoll-scheduler", "scheduler", &scheduler_http)?)?;
+        Ok(Self { options, scheduler, scheduler_http, kwok, plane })
+    }
+
+    /// Display name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Name of its supplier.
+    #[must_use]
+    pub fn supplier(&self) -> &str {
+        &self.options.supplier
+    }
+
+    /// Its control plane.
+    #[must_use]
+    pub fn plane(&self) -> &ControlPlane {
+        &self.plane
+    }
+
+    /// Joins the Site to the hub and waits until its agent has a session.
+    pub async fn join(self, hub: &Hub) -> Result<Site> {
+        let token = hub.token(&self.options.supplier, &self.options.trust).await?;
+        let link = Link::start(hub.gateway_address).await?;
+        let agent_http = Port::lease()?;
+        let agent = ManagedProcess::start(
+            component(&self.plane, "atoll-agent", "agent", &agent_http)?
+                .args(["run".to_owned(), format!("--hub={}", link.address())])
+                .args([format!("--region={}", self.options.region), format!("--display-name={}", self.options.name)])
+                .env("ATOLL_JOIN_TOKEN", token),
+        )?;
+        wait_ready(&self.scheduler, &self.scheduler_http).await?;
+        wait_ready(&agent, &agent_http).await?;
+        Ok(Site {
+            options: self.options,
+            agent,
+            scheduler: self.scheduler,
+            link,
+            kwok: self.kwok,
+            plane: self.plane,
+            _ports: [self.scheduler_http, agent_http],
+        })
+    }
+}
+
+impl Site {
+    /// How many of its simulated nodes have GPUs.
+    #[must_use]
+    pub fn gpu_nodes(&self) -> usize {
+        self.options.nodes.iter().filter(|profile| profile.gpus > 0).map(|profile| profile.count as usize).sum()
+    }
+}
