@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterType, DisconnectionTimes};
+use crate::rules;
 use crate::template::MemberTemplate;
 
 /// The most members of one slice; larger shares of a Site are several slices.
@@ -21,6 +22,7 @@ pub const MAX_SLICE_MEMBERS: usize = 500;
     category = "atoll",
     status = "ClusterSliceStatus",
     derive = "PartialEq",
+    doc = "The members of one Cluster on one Site; written by the operator and the gateways, never by tenants.",
     selectable = ".spec.site",
     printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.cluster"),
     printcolumn(name = "Site", type_ = "string", json_path = ".spec.site"),
@@ -31,14 +33,22 @@ pub const MAX_SLICE_MEMBERS: usize = 500;
 #[serde(rename_all = "camelCase")]
 pub struct ClusterSliceSpec {
     /// Name of the Site.
+    #[schemars(length(min = 1, max = 253), regex(pattern = rules::NAME))]
+    #[x_kube(validation = rules::immutable("site"))]
     pub site: String,
     /// Name of the Cluster.
+    #[schemars(length(min = 1, max = 40))]
+    #[x_kube(validation = rules::immutable("cluster"))]
     pub cluster: String,
     /// UID of the Cluster.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = rules::immutable("clusterUid"))]
     pub cluster_uid: String,
     /// Epoch of the commit that this slice follows.
+    #[schemars(range(min = 1))]
     pub epoch: i64,
     /// Term of the leader that committed.
+    #[schemars(range(min = 0))]
     pub term: i64,
     /// Reserve: hold the capacity of members whose incarnation is `epoch`. Run: start them.
     pub phase: SlicePhase,
@@ -47,8 +57,10 @@ pub struct ClusterSliceSpec {
     pub type_: ClusterType,
     /// The members, in order of rank.
     #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = 500))]
     pub members: Vec<SliceMember>,
     /// GPUs of each member.
+    #[schemars(range(min = 1, max = 16))]
     pub gpus: i32,
     /// How members find each other.
     pub rendezvous: Rendezvous,

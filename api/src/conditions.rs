@@ -57,6 +57,12 @@ pub mod cluster_reason {
     pub const INVALID: &str = "Invalid";
 }
 
+/// Condition types of a `ClusterSlice`, written by the gateway.
+pub mod slice {
+    /// The slice is being deleted and nothing of it is left on its Site.
+    pub const STOPPED: &str = "Stopped";
+}
+
 /// Condition types of a Site.
 pub mod site {
     /// The Site is known and may be hired.
@@ -150,10 +156,7 @@ pub fn set_condition(
         return true;
     };
     let moved = found.status != status;
-    if !moved
-        && found.reason == reason
-        && found.message == message
-        && found.observed_generation == observed_generation
+    if !moved && found.reason == reason && found.message == message && found.observed_generation == observed_generation
     {
         return false;
     }

@@ -36,6 +36,9 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    if schema.description.as_deref().is_some_and(|text| text.starts_with("Quantity is a fixed-point")) {
+        schema.description = Some("An amount, such as \"500m\" or \"16Gi\".".to_owned());
+    }
     if schema.format.as_deref().is_some_and(|format| format.starts_with("uint")) {
         schema.format = None;
     }

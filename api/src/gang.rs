@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
     category = "atoll",
     status = "GangStatus",
     derive = "PartialEq",
+    doc = "Members that a Site binds all together or not at all; stands between its agent and its scheduler.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
@@ -30,9 +31,11 @@ pub struct GangSpec {
     pub mode: GangMode,
     /// Pods of the members: what each asks for.
     #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(min = 1, max = 16))]
     pub shapes: Vec<GangShape>,
     /// The members.
     #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = 500))]
     pub members: Vec<GangMember>,
 }
 

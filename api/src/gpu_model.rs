@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Workload;
+use crate::rules;
 
 /// A model of GPU: H100-SXM5-80GB, RTX 4090, M3 Ultra.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -19,6 +20,9 @@ use crate::cluster::Workload;
     category = "atoll",
     status = "GpuModelStatus",
     derive = "PartialEq",
+    doc = "A model of GPU, by the names that nodes report for it.",
+    validation = Rule::new("self.metadata.name.size() <= 63")
+        .message("metadata.name must be at most 63 characters, so that gpu.models can name it"),
     printcolumn(name = "Vendor", type_ = "string", json_path = ".spec.vendor"),
     printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
     printcolumn(name = "Memory", type_ = "integer", json_path = ".spec.memoryMib"),
@@ -29,21 +33,31 @@ use crate::cluster::Workload;
 #[serde(rename_all = "camelCase")]
 pub struct GpuModelSpec {
     /// Name for people, such as "NVIDIA H100 80GB HBM3 (SXM5)".
+    #[schemars(length(min = 1, max = 128))]
     pub display_name: String,
     /// Who makes it.
     pub vendor: Vendor,
     /// Generation, such as "hopper" or "apple-m3".
+    #[schemars(length(min = 1, max = 63), regex(pattern = rules::NAME))]
     pub family: String,
     /// Product names that NVML and GPU Feature Discovery report for it ("NVIDIA H100 80GB HBM3",
     /// "NVIDIA-H100-80GB-HBM3"); matched without regard to case, blanks and dashes alike.
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 128)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub aliases: Vec<String>,
     /// MiB of memory.
+    #[schemars(range(min = 1, max = 16_777_216))]
     pub memory_mib: i64,
     /// Dense half-precision throughput relative to an RTX 4090's 1,000; see the catalogue for sources.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub compute_score: i64,
     /// What it suits.
+    #[schemars(length(min = 1, max = 6))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub workloads: Vec<Workload>,
     /// USDC per GPU and hour where a node names no price, a decimal.
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::price("referencePrice"))]
     pub reference_price: String,
 }
 

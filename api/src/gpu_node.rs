@@ -4,6 +4,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
+
 /// One machine with GPUs.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[kube(
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
     category = "atoll",
     status = "GpuNodeStatus",
     derive = "PartialEq",
+    doc = "One machine with GPUs. The hub's copy is named after its Site and its Node.",
     printcolumn(name = "Site", type_ = "string", json_path = ".status.site"),
     printcolumn(name = "Model", type_ = "string", json_path = ".status.model"),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.allocatable"),
@@ -27,6 +30,8 @@ use serde::{Deserialize, Serialize};
 pub struct GpuNodeSpec {
     /// USDC per GPU and hour, a decimal with at most 6 places; absent: the model's reference price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::price("pricePerGpuHour"))]
     pub price_per_gpu_hour: Option<String>,
     /// True: nothing new is placed here.
     #[serde(default)]

@@ -30,7 +30,7 @@ pub use cluster_slice::{
     SliceMember, SlicePhase,
 };
 pub use cluster_status::{ClusterStatus, PlacedNode, PlacedSite, PlacementStatus};
-pub use gang::{Gang, GangMember, GangMode, GangPhase, GangShape, GangSpec, GangStatus, GangNode};
+pub use gang::{Gang, GangMember, GangMode, GangNode, GangPhase, GangShape, GangSpec, GangStatus};
 pub use gpu_model::{GpuModel, GpuModelSpec, GpuModelStatus, Vendor};
 pub use gpu_node::{Device, DeviceHealth, GpuNode, GpuNodeSpec, GpuNodeStatus};
 pub use site::{Site, SiteSession, SiteSpec, SiteStatus};

@@ -48,6 +48,17 @@ pub const LABEL_GFD_DRIVER: &str = "nvidia.com/cuda.driver-version.full";
 /// Label of a join token's Secret in the system namespace.
 pub const LABEL_JOIN_TOKEN: &str = "atoll.dev/join-token";
 
+/// Annotation of a Site's Node: USDC per GPU and hour that its supplier asks, a decimal.
+pub const ANNOTATION_PRICE: &str = "atoll.dev/price-per-gpu-hour";
+/// Annotation on what an agent makes: the hub's namespace of the Cluster that it serves.
+pub const ANNOTATION_HUB_NAMESPACE: &str = "atoll.dev/hub-namespace";
+/// Annotation on a Gang: epoch of the slice that it was made from.
+pub const ANNOTATION_EPOCH: &str = "atoll.dev/epoch";
+/// Annotation on a Gang: seconds without a lease until its members stop and until they are killed, as "60/90".
+pub const ANNOTATION_FENCE: &str = "atoll.dev/fence-seconds";
+/// Annotation on a Gang: members of this and lower incarnations were stopped for want of a lease and never start again.
+pub const ANNOTATION_STOPPED_INCARNATION: &str = "atoll.dev/stopped-incarnation";
+
 /// The extended resource that members request when their Site counts GPUs with NVIDIA's device plugin.
 pub const RESOURCE_NVIDIA_GPU: &str = "nvidia.com/gpu";
 

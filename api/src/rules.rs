@@ -6,6 +6,8 @@ use kube::core::{Reason, Rule};
 pub(crate) const NAME: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 /// One label of a DNS name.
 pub(crate) const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// The value of a label.
+pub(crate) const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 /// An amount of CPU, memory or disk: what Kubernetes calls a quantity, without sign and exponent.
 pub(crate) const QUANTITY: &str = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$";
 
@@ -17,8 +19,10 @@ pub(crate) fn price(field: &str) -> Rule {
 
 /// A region: words of lower case letters and digits, joined by dashes.
 pub(crate) fn region(field: &str) -> Rule {
-    Rule::new("self.matches('^[a-z0-9]+(-[a-z0-9]+)*$')")
-        .message(format!("{field} must be words of lower case letters and digits joined by dashes, such as \"eu-west\"").as_str())
+    Rule::new("self.matches('^[a-z0-9]+(-[a-z0-9]+)*$')").message(
+        format!("{field} must be words of lower case letters and digits joined by dashes, such as \"eu-west\"")
+            .as_str(),
+    )
 }
 
 /// A flag that may be there but not true.
@@ -61,27 +65,32 @@ pub(crate) fn probe_without_host(probe: &str) -> Rule {
     .field_path(format!(".{probe}"))
 }
 
-/// On labels or annotations: keys are well-formed, and none is one that Kubernetes or Atoll gives a meaning.
-pub(crate) fn free_keys(field: &str) -> [Rule; 2] {
-    [
-        Rule::new(
-            "self.all(k, k.size() <= 253 && \
-             k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
-        )
-        .message(format!("{field}: each key must be a Kubernetes label key, such as \"team\" or \"example.com/team\"").as_str()),
-        Rule::new(
-            "self.all(k, k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/version', \
-             'app.kubernetes.io/component', 'app.kubernetes.io/part-of'] || \
-             !k.matches('^([^/]*[.])?(atoll[.]dev|kubernetes[.]io|k8s[.]io)/'))",
-        )
-        .message(format!("{field}: keys under atoll.dev, kubernetes.io and k8s.io are not the tenant's to set").as_str())
-        .reason(Reason::FieldValueForbidden),
-    ]
+/// On labels or annotations: keys are well-formed.
+pub(crate) fn label_keys(field: &str) -> Rule {
+    Rule::new(
+        "self.all(k, k.size() <= 253 && \
+         k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
+    )
+    .message(format!("{field}: keys must be like \"team\" or \"example.com/team\"").as_str())
+}
+
+/// On labels or annotations: no key is one that Kubernetes or Atoll gives a meaning.
+pub(crate) fn free_keys(field: &str) -> Rule {
+    Rule::new(
+        "self.all(k, k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/version', \
+         'app.kubernetes.io/component', 'app.kubernetes.io/part-of'] || \
+         !k.matches('^([^/]*[.])?(atoll[.]dev|kubernetes[.]io|k8s[.]io)/'))",
+    )
+    .message(format!("{field}: keys under atoll.dev, kubernetes.io and k8s.io are not the tenant's to set").as_str())
+    .reason(Reason::FieldValueForbidden)
 }
 
 /// On `requests` or `limits`: only what a tenant may ask for here.
 pub(crate) fn plain_resources(field: &str) -> Rule {
     Rule::new("self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'])")
-        .message(format!("{field} may have cpu, memory and ephemeral-storage only; GPUs are asked for by members.gpus").as_str())
+        .message(
+            format!("{field} may have cpu, memory and ephemeral-storage only; GPUs are asked for by members.gpus")
+                .as_str(),
+        )
         .reason(Reason::FieldValueForbidden)
 }

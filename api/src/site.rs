@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Trust;
+use crate::rules;
 
 /// One supplier's Kubernetes cluster, named by the hash of its key.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -15,6 +16,7 @@ use crate::cluster::Trust;
     category = "atoll",
     status = "SiteStatus",
     derive = "PartialEq",
+    doc = "One supplier's Kubernetes cluster, joined to the hub.",
     printcolumn(name = "Display", type_ = "string", json_path = ".spec.displayName"),
     printcolumn(name = "Supplier", type_ = "string", json_path = ".spec.supplier"),
     printcolumn(name = "Region", type_ = "string", json_path = ".spec.region"),
@@ -32,11 +34,15 @@ use crate::cluster::Trust;
 #[serde(rename_all = "camelCase")]
 pub struct SiteSpec {
     /// Name of the Supplier that is paid.
+    #[schemars(length(min = 1, max = 253), regex(pattern = rules::NAME))]
     pub supplier: String,
     /// A name for people, chosen at the join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
     pub display_name: Option<String>,
     /// Region, such as "eu-west".
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::region("region"))]
     pub region: String,
     /// How far it is trusted; only the hub's operators raise it.
     #[serde(default)]

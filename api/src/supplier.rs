@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
     category = "atoll",
     status = "SupplierStatus",
     derive = "PartialEq",
+    doc = "Who owns Sites and is paid.",
     printcolumn(name = "Name", type_ = "string", json_path = ".spec.displayName"),
     printcolumn(name = "Sites", type_ = "integer", json_path = ".status.sites"),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.gpus"),
@@ -21,11 +22,18 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct SupplierSpec {
     /// Name for people.
+    #[schemars(length(min = 1, max = 128))]
     pub display_name: String,
     /// Where to reach them: an e-mail address or a URL.
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^[^@ ]+@[^@ ]+$') || self.matches('^https?://[^ ]+$')")
+        .message("contact must be an e-mail address or a URL"))]
     pub contact: String,
     /// Solana address that is paid, base58.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[1-9A-HJ-NP-Za-km-z]{32,44}$')")
+        .message("wallet must be a Solana address: 32 to 44 characters of base58"))]
     pub wallet: Option<String>,
 }
 

@@ -48,7 +48,7 @@ pub struct Wanted {
     pub generation: i64,
     /// Hold or run.
     pub mode: Mode,
-    /// The members, in order of rank.
+    /// The members, in order of rank, each rank once.
     pub members: Vec<Placed>,
     /// When members stop without a lease.
     pub times: Times,
@@ -64,7 +64,8 @@ impl Wanted {
     }
 
     fn names(&self, member: Member) -> bool {
-        self.members.iter().any(|placed| placed.member == member)
+        let at = self.members.binary_search_by_key(&member.rank, |placed| placed.member.rank);
+        at.is_ok_and(|at| self.members[at].member == member)
     }
 }
 

@@ -58,8 +58,10 @@ pub fn api(client: &Client, namespace: &str) -> Api<Cluster> {
 
 /// Creates the namespace of a tenant.
 pub async fn create_namespace(client: &Client, name: &str) -> Result<()> {
-    let namespace =
-        Namespace { metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }, ..Namespace::default() };
+    let namespace = Namespace {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        ..Namespace::default()
+    };
     Api::all(client.clone())
         .create(&PostParams::default(), &namespace)
         .await
@@ -107,13 +109,25 @@ pub fn message(cluster: &Cluster) -> &str {
 }
 
 /// Waits until a Cluster is in this state.
-pub async fn wait_state(client: &Client, namespace: &str, name: &str, wanted: &str, limit: Duration) -> Result<Cluster> {
+pub async fn wait_state(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    wanted: &str,
+    limit: Duration,
+) -> Result<Cluster> {
     let what = format!("to be {wanted}");
     Ok(wait_for(&api(client, namespace), name, &what, limit, |cluster| state(cluster) == wanted).await?)
 }
 
 /// Waits until every Cluster of a namespace is in this state.
-pub async fn wait_all_state(client: &Client, namespace: &str, count: usize, wanted: &str, limit: Duration) -> Result<Vec<Cluster>> {
+pub async fn wait_all_state(
+    client: &Client,
+    namespace: &str,
+    count: usize,
+    wanted: &str,
+    limit: Duration,
+) -> Result<Vec<Cluster>> {
     let what = format!("{count} Clusters in {namespace} to be {wanted}");
     let all = |clusters: &[Cluster]| clusters.len() == count && clusters.iter().all(|cluster| state(cluster) == wanted);
     Ok(wait_all(&api(client, namespace), watcher::Config::default(), &what, limit, all).await?)
@@ -122,6 +136,7 @@ pub async fn wait_all_state(client: &Client, namespace: &str, count: usize, want
 /// Waits until no slice of the hub is left.
 pub async fn wait_no_slices(client: &Client, limit: Duration) -> Result<()> {
     let slices: Api<ClusterSlice> = Api::all(client.clone());
-    wait_all(&slices, watcher::Config::default(), "no ClusterSlice to be left", limit, <[ClusterSlice]>::is_empty).await?;
+    wait_all(&slices, watcher::Config::default(), "no ClusterSlice to be left", limit, <[ClusterSlice]>::is_empty)
+        .await?;
     Ok(())
 }

@@ -126,11 +126,7 @@ pub(crate) async fn wait_ready(process: &ManagedProcess, http: &Port) -> Result<
     atoll_testkit::wait::eventually(&what, Duration::from_secs(60), async || {
         process.check_running().map_err(|error| error.to_string())?;
         let answer = get(&address, "/readyz").await.map_err(|error| format!("{error:#}"))?;
-        if answer.starts_with("HTTP/1.1 200") {
-            Ok(())
-        } else {
-            Err(format!("{answer}\n{}", process.log_tail(20)))
-        }
+        if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(format!("{answer}\n{}", process.log_tail(20))) }
     })
     .await
     .with_context(|| format!("{} did not become ready; its log ends:\n{}", process.name(), process.log_tail(30)))

@@ -49,7 +49,9 @@ fn runs(network: &Network) -> Result<BTreeMap<Member, Vec<Run>>> {
                 }),
                 // The last deletion counts: the first one only asks the pod to stop.
                 ("delete", "") => {
-                    if let Some(run) = member.iter_mut().rev().find(|run| run.pod == event.name && run.site == site.options.name) {
+                    if let Some(run) =
+                        member.iter_mut().rev().find(|run| run.pod == event.name && run.site == site.options.name)
+                    {
                         run.to = Some(event.answered);
                     }
                 }
@@ -146,7 +148,8 @@ pub async fn settled(network: &Network, limit: Duration) -> Result<()> {
                     bail!("placed {placed:?}\nrunning {running:?}");
                 }
                 let gangs: Api<Gang> = Api::all(site.plane.client());
-                let members: usize = gangs.list(&ListParams::default()).await?.iter().map(|gang| gang.spec.members.len()).sum();
+                let members: usize =
+                    gangs.list(&ListParams::default()).await?.iter().map(|gang| gang.spec.members.len()).sum();
                 if members != placed.len() {
                     bail!("gangs name {members} members, {} are placed", placed.len());
                 }

@@ -5,6 +5,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod clusters;
+pub mod demo_network;
+pub mod holding_proxy;
 pub mod hub;
 pub mod judge;
 pub mod link;

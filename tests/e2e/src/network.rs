@@ -10,6 +10,8 @@ use kube::api::{Api, PostParams};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use crate::hub::{Hub, HubOptions};
 use crate::site::{Prepared, Site, SiteOptions};
 
@@ -30,6 +32,10 @@ impl NetworkOptions {
     }
 }
 
+/// Networks that run at once in one test process: each is ten processes or more, and a machine that is too busy makes
+/// times meaningless.
+static ROOM: Semaphore = Semaphore::const_new(1);
+
 /// A hub with joined Sites. Dropping it ends every process.
 #[derive(Debug)]
 pub struct Network {
@@ -37,11 +43,13 @@ pub struct Network {
     pub sites: Vec<Site>,
     /// The hub.
     pub hub: Hub,
+    _room: SemaphorePermit<'static>,
 }
 
 impl Network {
     /// Starts everything and waits until the hub knows every node.
     pub async fn start(options: NetworkOptions) -> Result<Self> {
+        let room = ROOM.acquire().await.context("wait for room on the machine")?;
         let (hub, prepared) = tokio::try_join!(
             async { Hub::start(options.hub).await.context("start the hub") },
             try_join_all(options.sites.iter().cloned().map(async |site| {
@@ -49,7 +57,7 @@ impl Network {
                 Prepared::start(site).await.with_context(|| format!("start the Site {name}"))
             })),
         )?;
-        let mut network = Self { sites: Vec::new(), hub };
+        let mut network = Self { sites: Vec::new(), hub, _room: room };
         network.join(prepared).await?;
         Ok(network)
     }
@@ -83,11 +91,8 @@ impl Network {
         if api.get_opt(name).await?.is_some() {
             return Ok(());
         }
-        let spec = SupplierSpec {
-            display_name: name.to_owned(),
-            contact: format!("mailto:ops@{name}.example"),
-            wallet: None,
-        };
+        let spec =
+            SupplierSpec { display_name: name.to_owned(), contact: format!("mailto:ops@{name}.example"), wallet: None };
         api.create(&PostParams::default(), &Supplier::new(name, spec))
             .await
             .with_context(|| format!("create Supplier {name}"))?;

@@ -142,7 +142,7 @@ impl Audit {
     ) -> Result<AuditEvent> {
         eventually(what, limit, async || {
             let events = self.since(mark).map_err(|error| error.to_string())?;
-            let last = events.iter().rev().take(5).map(|event| format!("{event:?}\n")).collect();
+            let last = format!("{:#?}", &events[events.len().saturating_sub(5)..]);
             events.into_iter().find(&predicate).ok_or(last)
         })
         .await

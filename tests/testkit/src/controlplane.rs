@@ -32,13 +32,13 @@ use crate::{
 
 /// Removes the content of namespaces that are deleted. It starts 5 s after the deletion, which is built in.
 pub const NAMESPACE: &str = "namespace-controller";
-/// Makes each namespace's `default` ServiceAccount, without which no pod can be created.
+/// Makes each namespace's service account `default`, without which no pod can be created.
 pub const SERVICE_ACCOUNT: &str = "serviceaccount-controller";
 /// Deletes what is owned by what is gone.
 pub const GARBAGE_COLLECTOR: &str = "garbage-collector-controller";
 /// Writes the addresses behind Services, which cluster DNS answers with.
 pub const ENDPOINT_SLICE: &str = "endpointslice-controller";
-/// Gives each namespace the ConfigMap that pods with API tokens mount.
+/// Gives each namespace the config map that pods with API tokens mount.
 pub const ROOT_CA: &str = "root-ca-certificate-publisher-controller";
 /// Fills the roles `admin`, `edit` and `view`, which are made of other roles.
 pub const ROLES: &str = "clusterrole-aggregation-controller";
@@ -46,7 +46,7 @@ pub const ROLES: &str = "clusterrole-aggregation-controller";
 pub const POD_GC: &str = "pod-garbage-collector-controller";
 
 /// How long anything of the control plane may take to be ready: it takes 3 s on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// What the audit log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,7 +98,7 @@ impl ControlPlaneOptions {
         Self::new(name).controllers([])
     }
 
-    /// For a Site with a real node: Services get their EndpointSlices.
+    /// For a Site with a real node: Services get their endpoint slices.
     #[must_use]
     pub fn real_node(name: &str) -> Self {
         let mut options = Self::new(name);
@@ -199,14 +199,13 @@ impl ControlPlane {
         plane.wait_ready().await?;
         plane.install_crds(&plane.options.crds).await?;
         if !plane.options.controllers.is_empty() {
-            let part = "controller-manager";
             let spec = ProcessSpec::new(
-                format!("{} {part}", plane.options.name),
+                format!("{} controller-manager", plane.options.name),
                 kube,
-                plane.scratch.join(format!("{part}.log")),
+                plane.scratch.join("controller-manager.log"),
             );
             let args = controller_args(&plane.kubeconfig, &files, &plane.options.controllers);
-            let spec = spec.args([part]).args(args).args(&plane.options.controller_args);
+            let spec = spec.args(["controller-manager"]).args(args).args(&plane.options.controller_args);
             plane.controllers = Some(ManagedProcess::start(spec)?);
         }
         plane.wait_pods_possible("default").await?;
@@ -390,7 +389,7 @@ impl ControlPlane {
         args: impl IntoIterator<Item = S>,
         input: &str,
     ) -> Result<KubectlOutput> {
-        const LIMIT: Duration = Duration::from_secs(120);
+        const LIMIT: Duration = Duration::from_mins(2);
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         let mut path = crate::binaries::dir()?.into_os_string();
         if let Some(inherited) = std::env::var_os("PATH") {
@@ -435,7 +434,7 @@ impl ControlPlane {
         })
     }
 
-    /// Starts Kubernetes' own scheduler, for comparisons; `config` is a file with a KubeSchedulerConfiguration.
+    /// Starts Kubernetes' own scheduler, for comparisons; `config` is a file with a `KubeSchedulerConfiguration`.
     pub fn start_kube_scheduler(&self, config: Option<&Path>, args: &[&str]) -> Result<ManagedProcess> {
         let name = format!("{} scheduler", self.options.name);
         let spec = ProcessSpec::new(name, tools::path("kube")?, self.scratch.join("scheduler.log"))

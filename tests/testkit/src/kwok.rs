@@ -8,7 +8,7 @@ use crate::{ControlPlane, ManagedProcess, ProcessSpec, Result, error::Doing as _
 
 /// Nodes with this annotation are simulated: name, value.
 pub const NODE: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
-/// On a node: `false` makes it NotReady, taking it away makes it Ready again.
+/// On a node: `false` makes it not ready, taking it away makes it ready again.
 pub const READY: &str = "atoll.test/ready";
 /// On a pod: it stays Pending on its node until this is taken away.
 pub const HOLD: &str = "atoll.test/hold";

@@ -27,9 +27,11 @@ impl Need {
         Ok(())
     }
 
-    /// Whether the test can run. In CI (`CI=true`) what is missing fails the test.
+    /// Whether the test can run.
+    ///
+    /// # Panics
+    /// In CI (`CI=true`) what is missing fails the test.
     #[must_use]
-    #[expect(clippy::panic, reason = "this is how a test fails")]
     pub fn met(self) -> bool {
         let Err(missing) = self.check() else {
             return true;

@@ -1,6 +1,6 @@
 //! Waits that are bounded, end as soon as they can, and say what they saw when they give up.
 
-use std::{collections::BTreeMap, fmt::Debug, pin::pin, time::Duration};
+use std::{fmt::Debug, pin::pin, time::Duration};
 
 use futures::StreamExt as _;
 use kube::{
@@ -59,7 +59,7 @@ pub async fn wait_for<K: Watchable>(
 ) -> Result<K> {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let what = format!("{} {name}: {what}", K::kind(&K::DynamicType::default()));
-    let found = wait_all(api, config, &what, limit, |all| all.first().is_some_and(|one| predicate(one))).await?;
+    let found = wait_all(api, config, &what, limit, |all| all.first().is_some_and(&mut predicate)).await?;
     found.into_iter().next().ok_or(Error::Timeout { what, after: limit, last: "nothing".to_owned() })
 }
 
@@ -88,10 +88,11 @@ pub async fn wait_all<K: Watchable>(
     loop {
         match timeout_at(deadline, events.next()).await {
             Ok(Some(Ok(event))) => {
-                if let Some(all) = state.apply(event) {
+                state.apply(event);
+                if let Some(all) = state.all() {
                     trouble = None;
-                    if predicate(&all) {
-                        return Ok(all);
+                    if predicate(all) {
+                        return Ok(state.objects);
                     }
                 }
             }
@@ -104,47 +105,61 @@ pub async fn wait_all<K: Watchable>(
     }
 }
 
-type Objects<K> = BTreeMap<(Option<String>, String), K>;
-
-/// The objects as the watch shows them.
+/// The objects as the watch shows them, ordered by namespace and name.
 struct State<K> {
-    objects: Objects<K>,
+    objects: Vec<K>,
     /// What a list that is under way has given so far.
-    listing: Option<Objects<K>>,
+    listing: Option<Vec<K>>,
 }
 
 impl<K> Default for State<K> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), listing: None }
+        Self { objects: Vec::new(), listing: None }
     }
 }
 
 impl<K: Watchable> State<K> {
-    /// Takes in an event; gives all objects when they are a consistent set.
-    fn apply(&mut self, event: Event<K>) -> Option<Vec<K>> {
-        let key = |object: &K| (object.namespace(), object.name_any());
+    fn apply(&mut self, event: Event<K>) {
         match event {
-            Event::Init => self.listing = Some(BTreeMap::new()),
-            Event::InitApply(object) => {
-                self.listing.get_or_insert_default().insert(key(&object), object);
-            }
+            Event::Init => self.listing = Some(Vec::new()),
+            Event::InitApply(object) => put(self.listing.get_or_insert_default(), object),
             Event::InitDone => self.objects = self.listing.take().unwrap_or_default(),
-            Event::Apply(object) => {
-                self.objects.insert(key(&object), object);
-            }
+            Event::Apply(object) => put(&mut self.objects, object),
             Event::Delete(object) => {
-                self.objects.remove(&key(&object));
+                if let Ok(at) = find(&self.objects, &object) {
+                    self.objects.remove(at);
+                }
             }
         }
-        self.listing.is_none().then(|| self.objects.values().cloned().collect())
+    }
+
+    /// All objects, unless a list is under way.
+    fn all(&self) -> Option<&[K]> {
+        self.listing.is_none().then_some(&self.objects)
     }
 }
 
+fn put<K: Watchable>(objects: &mut Vec<K>, object: K) {
+    match find(objects, &object) {
+        Ok(at) => objects[at] = object,
+        Err(at) => objects.insert(at, object),
+    }
+}
+
+/// Where the object of the same name is, or where it belongs.
+fn find<K: Watchable>(objects: &[K], object: &K) -> Result<usize, usize> {
+    fn key<K: Watchable>(object: &K) -> (Option<&str>, Option<&str>) {
+        let meta = object.meta();
+        (meta.namespace.as_deref(), meta.name.as_deref())
+    }
+    objects.binary_search_by(|other| key(other).cmp(&key(object)))
+}
+
 /// The first objects as YAML-like JSON without managed fields, and how many there are.
-fn describe<K: Watchable>(objects: &Objects<K>) -> String {
+fn describe<K: Watchable>(objects: &[K]) -> String {
     const SHOWN: usize = 3;
     let mut text = format!("{} objects", objects.len());
-    for object in objects.values().take(SHOWN) {
+    for object in objects.iter().take(SHOWN) {
         let mut object = object.clone();
         object.managed_fields_mut().clear();
         text.push('\n');
@@ -187,12 +202,19 @@ mod tests {
     #[test]
     fn a_list_under_way_is_not_shown_and_replaces_what_was() {
         let mut state = State::default();
-        assert!(state.apply(Event::Init).is_none());
-        assert!(state.apply(Event::InitApply(pod("a"))).is_none());
-        assert_eq!(state.apply(Event::InitDone).unwrap().len(), 1);
-        assert_eq!(state.apply(Event::Apply(pod("b"))).unwrap().len(), 2);
-        assert_eq!(state.apply(Event::Delete(pod("a"))).unwrap().len(), 1);
-        assert!(state.apply(Event::Init).is_none());
-        assert!(state.apply(Event::InitDone).unwrap().is_empty());
+        for (event, count) in [
+            (Event::Init, None),
+            (Event::InitApply(pod("b")), None),
+            (Event::InitDone, Some(1)),
+            (Event::Apply(pod("a")), Some(2)),
+            (Event::Apply(pod("b")), Some(2)),
+            (Event::Delete(pod("b")), Some(1)),
+            (Event::Delete(pod("b")), Some(1)),
+            (Event::Init, None),
+            (Event::InitDone, Some(0)),
+        ] {
+            state.apply(event.clone());
+            assert_eq!(state.all().map(<[Pod]>::len), count, "after {event:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The control plane, the simulated nodes and what tests do with them.
 
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
 use std::time::{Duration, Instant};
 
 use atoll_testkit::{

@@ -18,7 +18,11 @@ fn main() -> anyhow::Result<()> {
     };
     let wire = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the codegen crate has no parent folder")?;
     let committed = wire.join("src/generated");
-    let out = if check { PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/wire-codegen") } else { committed.clone() };
+    let out = if check {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/wire-codegen")
+    } else {
+        committed.clone()
+    };
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
 
     let files = protox::Compiler::new([wire.join("proto")])?

@@ -1,0 +1,173 @@
+//! Where each member of a commit stands, and which ranks still have a former member somewhere.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{Cluster, Fence, Member, MemberState, Millis, Phase, Report, Reservation, SLICE_RANKS, SiteState, Slice};
+
+/// Where a committed member stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// No slice names it yet.
+    Undelivered,
+    /// No slice names it yet, and its Site is lost.
+    Undeliverable,
+    /// Its Site refused the capacity before anything was started.
+    Refused,
+    /// Its slice is being deleted, though the commit names it.
+    Withdrawn,
+    /// Its Site is lost, and the member counts as stopped from then on.
+    CutOff(Millis),
+    /// Its Site is lost and the fence has expired.
+    Fenced,
+    /// As the Site says.
+    Said(MemberState),
+}
+
+/// A Cluster's slices, by what is asked of them.
+pub(super) struct View<'a> {
+    slices: &'a [Slice],
+    by_place: HashMap<(&'a str, u32), usize>,
+    named: HashSet<(usize, u32, u64)>,
+    /// Incarnations that some slice is told to run: the decision to start these was made.
+    started: BTreeSet<u64>,
+    fences: Vec<Fence>,
+    lost: HashSet<&'a str>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(
+        cluster: &'a Cluster,
+        slices: &'a [Slice],
+        site: &dyn Fn(&str) -> SiteState,
+        now: Millis,
+    ) -> Self {
+        let mut view = Self {
+            slices,
+            by_place: HashMap::with_capacity(slices.len()),
+            named: HashSet::new(),
+            started: BTreeSet::new(),
+            fences: Vec::with_capacity(slices.len()),
+            lost: HashSet::new(),
+        };
+        for (at, slice) in slices.iter().enumerate() {
+            view.by_place.insert((&slice.site, slice.index), at);
+            view.fences.push(site(&slice.site).fenced(slice.fence, now));
+            for member in &slice.members {
+                view.named.insert((at, member.rank, member.incarnation));
+                if slice.phase == Phase::Run || member.incarnation != slice.epoch {
+                    view.started.insert(member.incarnation);
+                }
+            }
+        }
+        let mut sites: Vec<&str> = cluster.members.iter().map(|member| member.site.as_str()).collect();
+        sites.dedup();
+        for name in sites {
+            if matches!(site(name), SiteState::Lost { .. }) {
+                view.lost.insert(name);
+            }
+        }
+        view
+    }
+
+    /// The slice that names `member`.
+    fn slice_of(&self, member: &Member) -> Option<usize> {
+        let at = *self.by_place.get(&(member.site.as_str(), member.rank / SLICE_RANKS))?;
+        self.named.contains(&(at, member.rank, member.incarnation)).then_some(at)
+    }
+
+    fn report(&self, member: &Member) -> Option<&Report> {
+        self.slices[self.slice_of(member)?].reports.get(&(member.rank, member.incarnation))
+    }
+
+    /// The slice at a place.
+    pub(super) fn at(&self, site: &str, index: u32) -> Option<&'a Slice> {
+        self.by_place.get(&(site, index)).map(|at| &self.slices[*at])
+    }
+
+    pub(super) fn fence(&self, at: usize) -> Fence {
+        self.fences[at]
+    }
+
+    /// Whether the start of `member` still waits for the reservations of all members that were placed with it.
+    pub(super) fn undecided(&self, member: &Member) -> bool {
+        !self.started.contains(&member.incarnation)
+    }
+
+    pub(super) fn standing(&self, member: &Member) -> Standing {
+        let Some(at) = self.slice_of(member) else {
+            return if self.lost.contains(member.site.as_str()) {
+                Standing::Undeliverable
+            } else {
+                Standing::Undelivered
+            };
+        };
+        let slice = &self.slices[at];
+        let said = self.report(member).map(|report| report.state);
+        if let Some(state) = said.filter(|state| state.ended()) {
+            return Standing::Said(state);
+        }
+        if slice.deleting {
+            return Standing::Withdrawn;
+        }
+        match self.fences[at] {
+            Fence::Expired => return Standing::Fenced,
+            Fence::At(at) => return Standing::CutOff(at),
+            Fence::None => {}
+        }
+        if refused(slice, member.incarnation, said) {
+            return Standing::Refused;
+        }
+        Standing::Said(said.unwrap_or(MemberState::Pending))
+    }
+
+    /// Ranks of which a member that is not in `keep` may still run, with the fence that ends it at the latest.
+    pub(super) fn live(&self, keep: &[Member], missing: &BTreeSet<u32>) -> HashMap<u32, Option<Millis>> {
+        let kept: HashSet<(u32, u64)> = keep.iter().map(|member| (member.rank, member.incarnation)).collect();
+        let mut live = HashMap::new();
+        for (at, slice) in self.slices.iter().enumerate() {
+            let until = match self.fences[at] {
+                Fence::Expired => continue,
+                Fence::At(at) => Some(at),
+                Fence::None => None,
+            };
+            if slice.deleting && slice.stopped {
+                continue;
+            }
+            let mut named = BTreeSet::new();
+            for member in &slice.members {
+                named.insert(member.rank);
+                let said = slice.reports.get(&(member.rank, member.incarnation)).map(|report| report.state);
+                let ended = said.is_some_and(MemberState::ended) || never_started(slice, member.incarnation, said);
+                if !ended && !kept.contains(&(member.rank, member.incarnation)) {
+                    live.insert(member.rank, until);
+                }
+            }
+            for (&(rank, incarnation), report) in &slice.reports {
+                let listed = self.named.contains(&(at, rank, incarnation));
+                if !listed && !report.state.ended() && !kept.contains(&(rank, incarnation)) {
+                    live.insert(rank, until);
+                }
+            }
+            // The Site may still run members of a specification that it was given before and has not reported.
+            if !slice.observed && !slice.first {
+                let first = slice.index.saturating_mul(SLICE_RANKS);
+                let range = missing.range(first..first.saturating_add(SLICE_RANKS));
+                live.extend(range.filter(|rank| !named.contains(rank)).map(|rank| (*rank, until)));
+            }
+        }
+        live
+    }
+}
+
+/// The Site was only told to hold capacity for these, or said that it has none: none of them can have been started.
+fn never_started(slice: &Slice, incarnation: u64, said: Option<MemberState>) -> bool {
+    let silent = said.is_none_or(|state| state == MemberState::Pending);
+    let held_only = slice.phase == Phase::Reserve && slice.epoch == incarnation && silent;
+    held_only || (said.is_none() && refused(slice, incarnation, said))
+}
+
+fn refused(slice: &Slice, incarnation: u64, said: Option<MemberState>) -> bool {
+    slice.reservation == Reservation::Refused
+        && slice.epoch == incarnation
+        && said.is_none_or(|state| state == MemberState::Pending)
+}

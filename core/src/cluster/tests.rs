@@ -1,0 +1,420 @@
+//! Cases of the lifecycle, one by one.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::*;
+
+pub(super) const FENCE: Millis = 120_000;
+
+fn terms(kind: Kind, count: u32) -> Terms {
+    Terms {
+        kind,
+        count,
+        min: count,
+        backoff_limit: 2,
+        duration: None,
+        ttl: None,
+        suspend: false,
+        policy: Policy::Replace,
+    }
+}
+
+/// A Cluster whose rank `r` was placed by epoch 1 on the r-th Site named.
+fn cluster(kind: Kind, sites: &[&str]) -> Cluster {
+    let members = (0..).zip(sites).map(|(rank, site)| member(rank, 1, site)).collect();
+    Cluster {
+        terms: terms(kind, u32::try_from(sites.len()).unwrap()),
+        deleting: false,
+        epoch: 1,
+        members,
+        failures: 0,
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+fn member(rank: u32, incarnation: u64, site: &str) -> Member {
+    Member { rank, incarnation, site: site.to_owned(), node: format!("n{rank}") }
+}
+
+/// A slice of `members` on `site`, all in `state`.
+fn slice(site: &str, epoch: u64, phase: Phase, members: &[(u32, u64)], state: Option<MemberState>) -> Slice {
+    let reports = state.map_or_else(HashMap::new, |state| {
+        members.iter().map(|key| (*key, Report { state, node: Some(format!("n{}", key.0)) })).collect()
+    });
+    Slice {
+        name: format!("c-{site}"),
+        site: site.to_owned(),
+        index: 0,
+        epoch,
+        phase,
+        members: members
+            .iter()
+            .map(|(rank, incarnation)| SliceMember { rank: *rank, node: format!("n{rank}"), incarnation: *incarnation })
+            .collect(),
+        observed: true,
+        first: false,
+        reservation: Reservation::Pending,
+        reports,
+        fence: FENCE,
+        deleting: false,
+        stopped: false,
+    }
+}
+
+fn live(_: &str) -> SiteState {
+    SiteState::Live
+}
+
+fn a_lost(site: &str) -> SiteState {
+    if site == "a" { SiteState::Lost { since: 0 } } else { SiteState::Live }
+}
+
+fn decide(cluster: &Cluster, slices: &[Slice]) -> Step {
+    next(cluster, slices, &live, &BTreeSet::new(), 0)
+}
+
+fn say(slice: &mut Slice, rank: u32, state: MemberState) {
+    for ((at, _), report) in &mut slice.reports {
+        if *at == rank {
+            report.state = state;
+        }
+    }
+}
+
+fn ranks(members: &[Member]) -> Vec<u32> {
+    members.iter().map(|member| member.rank).collect()
+}
+
+fn phases(step: &Step) -> Vec<(String, Phase)> {
+    step.slices
+        .iter()
+        .filter_map(|action| match action {
+            SliceAction::Apply { site, phase, .. } => Some((site.clone(), *phase)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_new_cluster_wants_all_ranks_or_none() {
+    let mut new = cluster(Kind::Pods, &[]);
+    new.terms.count = 3;
+    new.terms.min = 3;
+    new.epoch = 0;
+    assert_eq!(decide(&new, &[]).want, Some(Want { ranks: vec![0, 1, 2], min_new: 3 }));
+    new.terms.min = 2;
+    assert_eq!(decide(&new, &[]).want, Some(Want { ranks: vec![0, 1, 2], min_new: 2 }));
+}
+
+#[test]
+fn members_in_one_slice_run_at_once_and_over_several_are_reserved_first() {
+    let one = decide(&cluster(Kind::Torch, &["a", "a"]), &[]);
+    assert_eq!(phases(&one), [("a".to_owned(), Phase::Run)]);
+    let two = decide(&cluster(Kind::Pods, &["a", "b"]), &[]);
+    assert_eq!(phases(&two), [("a".to_owned(), Phase::Reserve), ("b".to_owned(), Phase::Reserve)]);
+}
+
+#[test]
+fn run_comes_when_every_slice_is_reserved() {
+    let placed = cluster(Kind::Pods, &["a", "b"]);
+    let mut a = slice("a", 1, Phase::Reserve, &[(0, 1)], None);
+    let mut b = slice("b", 1, Phase::Reserve, &[(1, 1)], None);
+    a.reservation = Reservation::Reserved;
+    assert!(decide(&placed, &[a.clone(), b.clone()]).slices.is_empty());
+    b.reservation = Reservation::Reserved;
+    let step = decide(&placed, &[a.clone(), b.clone()]);
+    assert_eq!(phases(&step), [("a".to_owned(), Phase::Run), ("b".to_owned(), Phase::Run)]);
+    // An operator that died between the two writes: the decision stands, whatever the other says meanwhile.
+    a.phase = Phase::Run;
+    b.reservation = Reservation::Pending;
+    assert_eq!(phases(&decide(&placed, &[a, b])), [("b".to_owned(), Phase::Run)]);
+}
+
+#[test]
+fn one_refusal_withdraws_all_that_were_placed_together_and_places_them_again_at_once() {
+    let placed = cluster(Kind::Pods, &["a", "b"]);
+    let mut a = slice("a", 1, Phase::Reserve, &[(0, 1)], None);
+    let mut b = slice("b", 1, Phase::Reserve, &[(1, 1)], None);
+    a.reservation = Reservation::Reserved;
+    b.reservation = Reservation::Refused;
+    let step = decide(&placed, &[a, b]);
+    assert_eq!(step.cause, Some(Cause::Refused));
+    assert!(step.keep.is_empty());
+    assert_eq!(step.refused, [("b".to_owned(), vec!["n1".to_owned()])]);
+    assert_eq!(step.want, Some(Want { ranks: vec![0, 1], min_new: 2 }));
+}
+
+#[test]
+fn a_failed_pod_alone_is_replaced_and_counted() {
+    let placed = cluster(Kind::Pods, &["a", "a", "b"]);
+    let mut a = slice("a", 1, Phase::Run, &[(0, 1), (1, 1)], Some(MemberState::Ready));
+    let b = slice("b", 1, Phase::Run, &[(2, 1)], Some(MemberState::Ready));
+    say(&mut a, 1, MemberState::Failed);
+    let step = decide(&placed, &[a, b]);
+    assert_eq!((step.cause, step.failures), (Some(Cause::Failed), 1));
+    assert_eq!(ranks(&step.keep), [0, 2]);
+    assert_eq!(step.want, Some(Want { ranks: vec![1], min_new: 1 }));
+}
+
+#[test]
+fn a_failed_member_of_a_gang_stops_all_and_all_start_again_when_all_have_stopped() {
+    for kind in [Kind::Torch, Kind::Ray] {
+        let mut placed = cluster(kind, &["a", "a", "a"]);
+        let mut a = slice("a", 1, Phase::Run, &[(0, 1), (1, 1), (2, 1)], Some(MemberState::Ready));
+        say(&mut a, 1, MemberState::Failed);
+        say(&mut a, 2, MemberState::Failed);
+        let step = decide(&placed, std::slice::from_ref(&a));
+        assert_eq!((step.cause, step.failures), (Some(Cause::Failed), 1), "one gang failed once");
+        assert!(step.keep.is_empty() && step.want.is_none());
+        placed.members.clear();
+        placed.epoch = 2;
+        let step = decide(&placed, std::slice::from_ref(&a));
+        assert_eq!(step.slices, [SliceAction::Delete { name: "c-a".to_owned() }]);
+        assert!(step.want.is_none(), "rank 0 still runs");
+        a.deleting = true;
+        a.stopped = true;
+        let step = decide(&placed, std::slice::from_ref(&a));
+        assert_eq!(step.slices, [SliceAction::Release { name: "c-a".to_owned() }]);
+        assert_eq!(step.want, Some(Want { ranks: vec![0, 1, 2], min_new: 3 }));
+    }
+}
+
+#[test]
+fn too_many_failures_end_the_cluster() {
+    let mut placed = cluster(Kind::Pods, &["a"]);
+    placed.failures = 2;
+    let a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Failed));
+    assert_eq!(decide(&placed, std::slice::from_ref(&a)).end, Some(End::BackoffLimitExceeded));
+    placed.failures = 1;
+    assert_eq!(decide(&placed, &[a]).end, None);
+}
+
+#[test]
+fn success_completes_by_kind() {
+    for (kind, states, complete) in [
+        (Kind::Pods, [MemberState::Succeeded, MemberState::Ready], false),
+        (Kind::Pods, [MemberState::Succeeded, MemberState::Succeeded], true),
+        (Kind::Torch, [MemberState::Succeeded, MemberState::Ready], false),
+        (Kind::Torch, [MemberState::Succeeded, MemberState::Succeeded], true),
+        (Kind::Ray, [MemberState::Succeeded, MemberState::Ready], true),
+        (Kind::Ray, [MemberState::Ready, MemberState::Succeeded], false),
+    ] {
+        let mut a = slice("a", 1, Phase::Run, &[(0, 1), (1, 1)], Some(MemberState::Ready));
+        say(&mut a, 0, states[0]);
+        say(&mut a, 1, states[1]);
+        let step = decide(&cluster(kind, &["a", "a"]), &[a]);
+        assert_eq!(step.end.is_some(), complete, "{kind:?} {states:?}");
+        assert_eq!(step.tally.succeeded, if step.end.is_some() && kind != Kind::Ray { 2 } else { 1 });
+    }
+}
+
+#[test]
+fn a_lost_site_is_waited_for_until_the_fence_and_then_acted_on_by_policy() {
+    let sites = ["a", "b"];
+    let slices = [
+        slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready)),
+        slice("b", 1, Phase::Run, &[(1, 1)], Some(MemberState::Ready)),
+    ];
+    for (policy, kept, end) in
+        [(Policy::Replace, vec![1], None), (Policy::Restart, vec![], None), (Policy::Fail, vec![], Some(End::MembersLost))]
+    {
+        let mut placed = cluster(Kind::Pods, &sites);
+        placed.terms.policy = policy;
+        let early = next(&placed, &slices, &a_lost, &BTreeSet::new(), FENCE - 1);
+        assert_eq!((early.cause, early.wake, early.tally.cut_off), (None, Some(FENCE), 1), "{policy:?}");
+        assert_eq!(early.keep, placed.members);
+        let late = next(&placed, &slices, &a_lost, &BTreeSet::new(), FENCE);
+        assert_eq!((ranks(&late.keep), late.end), (kept, end), "{policy:?}");
+        match policy {
+            Policy::Replace => assert_eq!(late.want, Some(Want { ranks: vec![0], min_new: 1 })),
+            Policy::Restart => assert_eq!(late.want, None, "rank 1 has not stopped and the count is the minimum"),
+            Policy::Fail => assert_eq!(late.want, None),
+        }
+        // Back before the fence: nothing happens.
+        let back = next(&placed, &slices, &live, &BTreeSet::new(), FENCE);
+        assert_eq!((back.cause, back.keep), (None, placed.members));
+    }
+}
+
+#[test]
+fn members_that_their_own_fence_stopped_are_lost_with_their_site() {
+    let mut placed = cluster(Kind::Torch, &["a"]);
+    let a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Expired));
+    assert_eq!(decide(&placed, std::slice::from_ref(&a)).cause, Some(Cause::Lost));
+    placed.terms.policy = Policy::Fail;
+    assert_eq!(decide(&placed, &[a]).end, Some(End::MembersLost));
+    let evicted = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Lost));
+    let step = decide(&placed, &[evicted]);
+    assert_eq!((step.end, step.cause, step.failures), (None, Some(Cause::Lost), 0));
+}
+
+#[test]
+fn a_commit_that_never_reached_a_lost_site_is_withdrawn_without_waiting() {
+    let placed = cluster(Kind::Pods, &["a", "b"]);
+    let step = next(&placed, &[], &a_lost, &BTreeSet::new(), 1);
+    assert!(step.keep.is_empty(), "placed together, withdrawn together");
+    assert_eq!(step.want, Some(Want { ranks: vec![0, 1], min_new: 2 }));
+}
+
+#[test]
+fn a_smaller_count_takes_the_highest_ranks_and_a_larger_one_adds() {
+    let mut placed = cluster(Kind::Torch, &["a", "a", "a"]);
+    placed.started_at = Some(0);
+    let a = slice("a", 1, Phase::Run, &[(0, 1), (1, 1), (2, 1)], Some(MemberState::Ready));
+    placed.terms.count = 2;
+    placed.terms.min = 2;
+    let step = decide(&placed, std::slice::from_ref(&a));
+    assert_eq!((step.cause, ranks(&step.keep), step.want), (Some(Cause::Shrunk), vec![0, 1], None));
+    placed.terms.count = 5;
+    placed.terms.min = 5;
+    let step = decide(&placed, &[a]);
+    assert_eq!((step.cause, ranks(&step.keep)), (None, vec![0, 1, 2]));
+    assert_eq!(step.want, Some(Want { ranks: vec![3, 4], min_new: 2 }));
+}
+
+#[test]
+fn new_members_on_a_slice_that_runs_are_reserved_without_touching_it() {
+    let mut placed = cluster(Kind::Pods, &["a", "a"]);
+    placed.epoch = 2;
+    placed.members.push(member(2, 2, "a"));
+    placed.members.push(member(3, 2, "b"));
+    placed.terms.count = 4;
+    let a = slice("a", 1, Phase::Run, &[(0, 1), (1, 1)], Some(MemberState::Ready));
+    let step = decide(&placed, std::slice::from_ref(&a));
+    assert_eq!(phases(&step), [("a".to_owned(), Phase::Reserve), ("b".to_owned(), Phase::Reserve)]);
+    assert!(step.want.is_none(), "no growth while a start is undecided");
+    // A refusal takes only the new ones.
+    let mut b = slice("b", 2, Phase::Reserve, &[(3, 2)], None);
+    b.reservation = Reservation::Refused;
+    let mut a = slice("a", 2, Phase::Reserve, &[(0, 1), (1, 1), (2, 2)], Some(MemberState::Ready));
+    a.reports.remove(&(2, 2));
+    let step = decide(&placed, &[a, b]);
+    assert_eq!((step.cause, ranks(&step.keep)), (Some(Cause::Refused), vec![0, 1]));
+}
+
+#[test]
+fn suspension_releases_and_resuming_waits_for_the_stop() {
+    let mut placed = cluster(Kind::Pods, &["a"]);
+    placed.terms.suspend = true;
+    let mut a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    let step = decide(&placed, std::slice::from_ref(&a));
+    assert_eq!((step.cause, step.keep.len(), step.want), (Some(Cause::Suspended), 0, None));
+    placed.members.clear();
+    placed.epoch = 2;
+    assert_eq!(decide(&placed, std::slice::from_ref(&a)).slices, [SliceAction::Delete { name: "c-a".to_owned() }]);
+    placed.terms.suspend = false;
+    a.deleting = true;
+    let step = decide(&placed, std::slice::from_ref(&a));
+    assert_eq!((step.want, step.tally.stopping), (None, 1));
+    a.stopped = true;
+    assert!(decide(&placed, &[a]).want.is_some());
+}
+
+#[test]
+fn duration_and_ttl_are_waited_for() {
+    let mut placed = cluster(Kind::Pods, &["a"]);
+    placed.terms.duration = Some(1_000);
+    placed.terms.ttl = Some(500);
+    placed.started_at = Some(100);
+    let a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    assert_eq!(decide(&placed, std::slice::from_ref(&a)).wake, Some(1_100));
+    let step = next(&placed, &[a], &live, &BTreeSet::new(), 1_100);
+    assert_eq!(step.end, Some(End::DurationReached));
+    placed.finished_at = Some(1_100);
+    placed.members.clear();
+    let step = next(&placed, &[], &live, &BTreeSet::new(), 1_200);
+    assert_eq!((step.wake, step.delete), (Some(1_600), false));
+    assert!(next(&placed, &[], &live, &BTreeSet::new(), 1_600).delete);
+}
+
+#[test]
+fn a_deleted_cluster_keeps_its_slices_until_they_are_stopped_or_fenced() {
+    let mut gone = cluster(Kind::Pods, &["a"]);
+    gone.deleting = true;
+    let mut a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    assert_eq!(decide(&gone, std::slice::from_ref(&a)).slices, [SliceAction::Delete { name: "c-a".to_owned() }]);
+    a.deleting = true;
+    assert!(decide(&gone, std::slice::from_ref(&a)).slices.is_empty());
+    let waiting = next(&gone, std::slice::from_ref(&a), &a_lost, &BTreeSet::new(), 10);
+    assert_eq!((waiting.slices.len(), waiting.wake), (0, Some(FENCE)));
+    let fenced = next(&gone, std::slice::from_ref(&a), &a_lost, &BTreeSet::new(), FENCE);
+    assert_eq!(fenced.slices, [SliceAction::Release { name: "c-a".to_owned() }]);
+    a.stopped = true;
+    assert_eq!(decide(&gone, &[a]).slices, [SliceAction::Release { name: "c-a".to_owned() }]);
+}
+
+#[test]
+fn a_revoked_commit_is_withdrawn_as_a_whole_before_slices_are_made() {
+    let placed = cluster(Kind::Pods, &["a", "b"]);
+    let step = next(&placed, &[], &live, &BTreeSet::from([1]), 0);
+    assert_eq!((step.cause, step.keep.len(), step.slices.len()), (Some(Cause::Revoked), 0, 0));
+    assert!(step.want.is_some());
+}
+
+#[test]
+fn a_lost_status_is_adopted_from_slices_before_anything_new_is_placed() {
+    let mut lost = cluster(Kind::Pods, &["a", "b"]);
+    lost.members.clear();
+    lost.epoch = 0;
+    let a = slice("a", 3, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    let b = slice("b", 7, Phase::Run, &[(1, 7)], Some(MemberState::Ready));
+    let step = decide(&lost, &[a, b]);
+    assert_eq!((step.adopt, step.want.is_none(), step.slices.len()), (Some(7), true, 0));
+    assert_eq!(step.keep, [member(0, 1, "a"), member(1, 7, "b")]);
+}
+
+#[test]
+fn a_site_that_has_not_seen_the_newest_specification_may_still_run_what_left_it() {
+    let mut placed = cluster(Kind::Pods, &["a"]);
+    placed.epoch = 2;
+    placed.terms.count = 2;
+    let mut a = slice("a", 2, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    a.observed = false;
+    assert_eq!(decide(&placed, std::slice::from_ref(&a)).want, None);
+    a.observed = true;
+    assert_eq!(decide(&placed, &[a]).want, Some(Want { ranks: vec![1], min_new: 1 }));
+}
+
+#[test]
+fn started_once_when_all_members_are_ready() {
+    let mut placed = cluster(Kind::Pods, &["a", "b"]);
+    let a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    let b = slice("b", 1, Phase::Run, &[(1, 1)], Some(MemberState::Starting));
+    assert!(!decide(&placed, &[a.clone(), b.clone()]).started);
+    let b = slice("b", 1, Phase::Run, &[(1, 1)], Some(MemberState::Ready));
+    assert!(decide(&placed, &[a.clone(), b.clone()]).started);
+    placed.started_at = Some(5);
+    let step = decide(&placed, &[a, b]);
+    assert!(!step.started && step.slices.is_empty() && step.wake.is_none(), "nothing to do when nothing changes");
+}
+
+#[test]
+fn a_member_that_was_moved_by_its_site_is_held_where_it_is_and_a_former_one_until_it_stopped() {
+    let placed = cluster(Kind::Pods, &["a"]);
+    let mut a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    a.reports.insert((0, 1), Report { state: MemberState::Ready, node: Some("other".to_owned()) });
+    a.reports.insert((5, 1), Report { state: MemberState::Stopping, node: Some("n5".to_owned()) });
+    a.reports.insert((6, 1), Report { state: MemberState::Failed, node: Some("n6".to_owned()) });
+    let held = holdings(&placed.members, std::slice::from_ref(&a), &live, 0);
+    let nodes: Vec<_> = held.iter().map(|member| (member.rank, member.node.as_str())).collect();
+    assert_eq!(nodes, [(0, "other"), (5, "n5")]);
+    let fenced = holdings(&[], &[a], &a_lost, FENCE);
+    assert!(fenced.is_empty());
+}
+
+#[test]
+fn large_shares_of_a_site_are_several_slices_by_rank() {
+    let mut placed = cluster(Kind::Pods, &vec!["a"; 1_200]);
+    placed.terms.min = 1;
+    let step = decide(&placed, &[]);
+    let sizes: Vec<usize> = step
+        .slices
+        .iter()
+        .map(|action| match action {
+            SliceAction::Apply { members, .. } => members.len(),
+            _ => 0,
+        })
+        .collect();
+    assert_eq!(sizes, [500, 500, 200]);
+}

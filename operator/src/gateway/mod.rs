@@ -1,0 +1,1 @@
+//! The gateway: sessions with the agents of Sites.

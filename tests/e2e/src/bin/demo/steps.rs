@@ -1,0 +1,177 @@
+//! What the demo does, in order.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use atoll_api::Cluster;
+use atoll_e2e::{Network, NetworkOptions, clusters, demo_network, judge, manifests};
+use atoll_testkit::realnode::RealNode;
+use atoll_testkit::wait::{eventually, wait_for};
+use kube::ResourceExt;
+
+use crate::narrator::Narrator;
+use crate::real_site;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const NAMESPACE: &str = "default";
+/// The example whose Site is cut off; it sets short fence times.
+const SHORT_FENCE: &str = "short-fence.yaml";
+
+/// The running demo. Dropping it ends every process.
+#[derive(Debug)]
+pub struct Demo {
+    // Dropped in this order: containers before the control plane that they belong to.
+    node: Option<RealNode>,
+    network: Network,
+}
+
+/// Does every step.
+pub async fn show(narrator: &mut Narrator) -> Result<Demo> {
+    let options = NetworkOptions::new(demo_network::sites());
+    let nodes: u32 = options.sites.iter().flat_map(|site| &site.nodes).map(|profile| profile.count).sum();
+    let what = format!("Start a hub and {} Sites with {nodes} simulated nodes, and join them", options.sites.len());
+    let network = narrator.step(&what, Network::start(options)).await?;
+    let mut demo = Demo { node: None, network };
+
+    if let Some(reason) = real_site::unsupported() {
+        println!("\n== No fourth Site with a real node here: {reason}");
+    } else {
+        let real = narrator.step("Start and join a fourth Site with a real kubelet and containerd", async {
+            let (prepared, node) = real_site::start().await?;
+            demo.network.join(vec![prepared]).await?;
+            anyhow::Ok(node)
+        });
+        demo.node = Some(real.await?);
+    }
+    narrator.step("See the Sites: kubectl atoll sites", demo.run(&["atoll", "sites"])).await?;
+    narrator.step("Apply the examples and see every Cluster Ready", demo.apply_examples()).await?;
+    if demo.node.is_some() {
+        narrator.step("Run a Torch Cluster of two processes on the real node", demo.torch_on_real_node()).await?;
+    }
+    narrator
+        .step("Ask why it is where it is: kubectl atoll explain", demo.run(&["atoll", "explain", "short-fence"]))
+        .await?;
+    narrator.step("Cut one Site off and see its members replaced", demo.cut_a_site_off()).await?;
+    narrator.step("Plug the Site in again and see that it runs only what the hub lists", demo.plug_in()).await?;
+    Ok(demo)
+}
+
+impl Demo {
+    /// Runs kubectl on the hub and shows what it prints.
+    async fn run(&self, args: &[&str]) -> Result<String> {
+        Narrator::show(&format!("$ kubectl {}", args.join(" ")));
+        let output = self.network.hub.plane.kubectl(args).await?.ok()?;
+        Narrator::show(&output);
+        Ok(output)
+    }
+
+    async fn apply_examples(&self) -> Result<()> {
+        let folder = manifests::root().join("examples");
+        self.run(&["apply", "-f", &relative(&folder)]).await?;
+        let wanted: Vec<Cluster> =
+            clusters::api(&self.network.client(), NAMESPACE).list(&kube::api::ListParams::default()).await?.items;
+        ensure!(!wanted.is_empty(), "the examples hold no Cluster");
+        for cluster in &wanted {
+            let state = if cluster.spec.suspend { "Suspended" } else { "Running" };
+            clusters::wait_state(&self.network.client(), NAMESPACE, &cluster.name_any(), state, LIMIT).await?;
+        }
+        self.run(&["get", "clusters"]).await.map(drop)
+    }
+
+    async fn torch_on_real_node(&self) -> Result<()> {
+        let file = manifests::root().join("tests/e2e/demo/torch-on-real-node.yaml");
+        let (client, name) = (self.network.client(), "torch-on-real-node");
+        self.run(&["apply", "-f", &relative(&file)]).await?;
+        clusters::wait_state(&client, NAMESPACE, name, "Running", LIMIT).await?;
+        let site = self.network.sites.last().context("the fourth Site")?;
+        let said = eventually("both ranks to have exchanged their data", LIMIT, async || {
+            let selector = format!("--selector={}={name}", atoll_api::names::LABEL_CLUSTER);
+            let namespaces =
+                ["get", "pods", "--all-namespaces", &selector, "-o", "jsonpath={.items[0].metadata.namespace}"];
+            let namespace = site.plane.kubectl(namespaces).await.map_err(|error| error.to_string())?.stdout;
+            let logs = ["logs", "--namespace", &namespace, "--prefix", &selector];
+            let said = site.plane.kubectl(logs).await.map_err(|error| error.to_string())?;
+            if said.stdout.matches("all-reduce of 2 ranks = 1").count() == 2 {
+                Ok(said.stdout)
+            } else {
+                Err(format!("{said:?}"))
+            }
+        })
+        .await?;
+        Narrator::show(&said);
+        self.run(&["get", "cluster", name]).await.map(drop)
+    }
+
+    async fn cut_a_site_off(&self) -> Result<()> {
+        let client = self.network.client();
+        let name = self.short_fence()?;
+        let before = clusters::api(&client, NAMESPACE).get(&name).await?;
+        let lost = first_site(&before).context("the short-fence example is not placed")?;
+        let site = self.site(&lost).await?;
+        Narrator::show(&format!("The link of Site {} ({lost}) is cut.", site.options.name));
+        site.link.cut();
+        let moved = |cluster: &Cluster| clusters::state(cluster) == "Running" && !is_on(cluster, &lost);
+        wait_for(&clusters::api(&client, NAMESPACE), &name, "to run elsewhere", LIMIT, moved).await?;
+        self.run(&["get", "cluster", &name]).await?;
+        self.run(&["atoll", "sites"]).await.map(drop)
+    }
+
+    async fn plug_in(&self) -> Result<()> {
+        for site in &self.network.sites {
+            site.link.restore();
+        }
+        judge::settled(&self.network, LIMIT).await?;
+        let runs = judge::no_member_ran_twice(&self.network)?;
+        Narrator::show(&format!("By the Sites' audit logs: {runs} runs of members, none of a member twice at once."));
+        Ok(())
+    }
+
+    fn short_fence(&self) -> Result<String> {
+        let cluster: Cluster = serde_saphyr::from_str(&manifests::example(SHORT_FENCE)?)?;
+        Ok(cluster.name_any())
+    }
+
+    async fn site(&self, name: &str) -> Result<&atoll_e2e::Site> {
+        for site in &self.network.sites {
+            if self.network.site_name(&site.options.name).await? == name {
+                return Ok(site);
+            }
+        }
+        bail!("no Site of this demo is called {name}")
+    }
+
+    /// Prints how to go on by hand.
+    pub fn print_how_to_try(&self) {
+        let bin = atoll_testkit::binaries::dir().unwrap_or_default();
+        println!("\nEverything runs on until Ctrl-C. In another terminal:\n");
+        println!("  export PATH={}:$PATH   # kubectl atoll", bin.display());
+        println!("  export KUBECONFIG={}   # the hub", self.network.hub.plane.kubeconfig().display());
+        for site in &self.network.sites {
+            println!("  export KUBECONFIG={}   # the Site {}", site.plane.kubeconfig().display(), site.options.name);
+        }
+        println!(
+            "\n  kubectl get clusters,sites,gpumodels\n  kubectl atoll explain short-fence\n  kubectl delete -f examples/"
+        );
+    }
+}
+
+fn first_site(cluster: &Cluster) -> Option<String> {
+    let placement = cluster.status.as_ref()?.placement.as_ref()?;
+    placement.sites.first().map(|share| share.site.clone())
+}
+
+fn is_on(cluster: &Cluster, site: &str) -> bool {
+    let placement = cluster.status.as_ref().and_then(|status| status.placement.as_ref());
+    placement.is_none_or(|placement| placement.sites.iter().any(|share| share.site == site))
+}
+
+/// The path as somebody in the repository's root would type it, where that is where we are.
+fn relative(path: &Path) -> String {
+    path.canonicalize()
+        .ok()
+        .and_then(|path| path.strip_prefix(std::env::current_dir().ok()?).map(Path::to_path_buf).ok())
+        .unwrap_or_else(|| path.to_path_buf())
+        .display()
+        .to_string()
+}
