@@ -315,6 +315,7 @@ pub enum DisconnectionPolicy {
         .field_path(".fenceSeconds")
 )]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names)] // Kubernetes says the unit in the name.
 pub struct DisconnectionTimes {
     /// The Site asks members to stop.
     #[serde(default = "default_stop")]

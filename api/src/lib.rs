@@ -5,6 +5,8 @@
 //!
 //! Manifests are generated from here by `crdgen` into `crds/`.
 
+// Clippy takes `type_` of one printer column and of the next for a repetition.
+#![allow(clippy::duplicated_attributes)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod cluster;

@@ -59,6 +59,16 @@ pub const ANNOTATION_FENCE: &str = "atoll.dev/fence-seconds";
 /// Annotation on a Gang: members of this and lower incarnations were stopped for want of a lease and never start again.
 pub const ANNOTATION_STOPPED_INCARNATION: &str = "atoll.dev/stopped-incarnation";
 
+/// Label: which part of Atoll an object belongs to; see [`COMPONENT_GATEWAY`].
+pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Value of [`LABEL_COMPONENT`] on the Lease of every gateway.
+pub const COMPONENT_GATEWAY: &str = "gateway";
+/// Name of the Secret in the system namespace that holds the hub's CA, of type `kubernetes.io/tls`.
+pub const HUB_CA_SECRET: &str = "atoll-hub-ca";
+/// Annotation on a Site: `<id>.<hash>` of the join token that it came with, so that an agent that missed the answer
+/// may ask again.
+pub const ANNOTATION_JOINED_WITH: &str = "atoll.dev/joined-with";
+
 /// The extended resource that members request when their Site counts GPUs with NVIDIA's device plugin.
 pub const RESOURCE_NVIDIA_GPU: &str = "nvidia.com/gpu";
 

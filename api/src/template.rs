@@ -287,7 +287,7 @@ fn quantity_schema() -> serde_json::Value {
         .message("hostPath is not allowed: members do not see the host's files")
         .reason(Reason::FieldValueForbidden)
         .field_path(".hostPath"),
-    validation = Rule::new("has(self.emptyDir)")
+    validation = Rule::new("has(self.emptyDir) || has(self.hostPath)")
         .message("emptyDir is required: members have scratch volumes only, data is kept in a store of the tenant's")
         .reason(Reason::FieldValueRequired)
         .field_path(".emptyDir")

@@ -37,11 +37,9 @@ impl Schemas {
         }
         match Validator::new().validate(schema, object, old) {
             Ok(()) => errors,
-            Err(found) => found
-                .into_vec()
-                .into_iter()
-                .map(|error| format!("{}: {}", error.field_path, error.message))
-                .collect(),
+            Err(found) => {
+                found.into_vec().into_iter().map(|error| format!("{}: {}", error.field_path, error.message)).collect()
+            }
         }
     }
 }

@@ -41,6 +41,7 @@ pub struct Queue {
     ready: BTreeSet<(Order, Work)>,
     due: BTreeSet<(Duration, Work)>,
     places: HashMap<Work, Place>,
+    gangs: usize,
 }
 
 impl Queue {
@@ -51,7 +52,7 @@ impl Queue {
         }
         self.remove(&work);
         self.ready.insert((order, work.clone()));
-        self.places.insert(work, Place::Ready(order));
+        self.put(work, Place::Ready(order));
     }
 
     /// Cannot be done now: waits for [`Queue::wake`], or until `until`.
@@ -60,14 +61,14 @@ impl Queue {
         if let Some(until) = until {
             self.due.insert((until, work.clone()));
         }
-        self.places.insert(work, Place::Parked(order, until));
+        self.put(work, Place::Parked(order, until));
     }
 
     /// Failed: not tried before `until`.
     pub fn delay(&mut self, work: Work, order: Order, until: Duration) {
         self.remove(&work);
         self.due.insert((until, work.clone()));
-        self.places.insert(work, Place::Delayed(order, until));
+        self.put(work, Place::Delayed(order, until));
     }
 
     /// Room became free or a node changed: everything that is parked is tried again.
@@ -97,13 +98,13 @@ impl Queue {
             }
         }
         let (_, work) = self.ready.pop_first()?;
-        self.places.remove(&work);
+        self.take(&work);
         Some(work)
     }
 
     /// Nothing is to be done for it any more.
     pub fn remove(&mut self, work: &Work) {
-        match self.places.remove(work) {
+        match self.take(work) {
             Some(Place::Ready(order)) => {
                 self.ready.remove(&(order, work.clone()));
             }
@@ -129,8 +130,18 @@ impl Queue {
     /// How many (gangs, pods) are in here.
     #[must_use]
     pub fn len(&self) -> (usize, usize) {
-        let gangs = self.places.keys().filter(|work| matches!(work, Work::Gang(_))).count();
-        (gangs, self.places.len() - gangs)
+        (self.gangs, self.places.len() - self.gangs)
+    }
+
+    fn put(&mut self, work: Work, place: Place) {
+        self.gangs += usize::from(matches!(work, Work::Gang(_)));
+        self.places.insert(work, place);
+    }
+
+    fn take(&mut self, work: &Work) -> Option<Place> {
+        let place = self.places.remove(work)?;
+        self.gangs -= usize::from(matches!(work, Work::Gang(_)));
+        Some(place)
     }
 }
 

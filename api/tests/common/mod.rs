@@ -1,5 +1,5 @@
 //! What both tests of the rules share: objects that are right, and edits that make them wrong.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)] // Each test uses a part.
 
 mod cases;
 

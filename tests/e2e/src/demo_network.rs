@@ -1,4 +1,4 @@
-//! The network that the demo shows and the benchmarks measure: Sites of different kind, 152 nodes in all.
+//! The network that the demo shows and the benchmarks measure: Sites of different kind, 172 nodes in all.
 
 use atoll_testkit::nodes::NodeProfile;
 
@@ -9,7 +9,7 @@ use crate::site::SiteOptions;
 pub fn sites() -> Vec<SiteOptions> {
     let rtx3090 = NodeProfile { gpu_product: "NVIDIA-GeForce-RTX-3090".to_owned(), ..NodeProfile::rtx4090() };
     vec![
-        SiteOptions::new("fjord-dc", "eu-north", "fjord", vec![NodeProfile::h100().named("h100", 52)]),
+        SiteOptions::new("fjord-dc", "eu-north", "fjord", vec![NodeProfile::h100().named("h100", 72)]),
         SiteOptions {
             trust: "Untrusted".to_owned(),
             ..SiteOptions::new("lan-party", "us-east", "gamers", vec![NodeProfile::rtx4090().named("pc", 60)])

@@ -123,7 +123,7 @@ pub(crate) fn component(plane: &ControlPlane, binary: &str, name: &str, http: &P
 pub(crate) async fn wait_ready(process: &ManagedProcess, http: &Port) -> Result<()> {
     let what = format!("{} to be ready", process.name());
     let address = format!("127.0.0.1:{}", http.number());
-    atoll_testkit::wait::eventually(&what, Duration::from_secs(60), async || {
+    atoll_testkit::wait::eventually(&what, Duration::from_mins(1), async || {
         process.check_running().map_err(|error| error.to_string())?;
         let answer = get(&address, "/readyz").await.map_err(|error| format!("{error:#}"))?;
         if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(format!("{answer}\n{}", process.log_tail(20))) }

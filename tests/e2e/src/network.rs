@@ -52,9 +52,9 @@ impl Network {
         let room = ROOM.acquire().await.context("wait for room on the machine")?;
         let (hub, prepared) = tokio::try_join!(
             async { Hub::start(options.hub).await.context("start the hub") },
-            try_join_all(options.sites.iter().cloned().map(async |site| {
-                let name = site.name.clone();
-                Prepared::start(site).await.with_context(|| format!("start the Site {name}"))
+            try_join_all(options.sites.iter().map(async |site| {
+                let name = &site.name;
+                Prepared::start(site.clone()).await.with_context(|| format!("start the Site {name}"))
             })),
         )?;
         let mut network = Self { sites: Vec::new(), hub, _room: room };
@@ -76,7 +76,7 @@ impl Network {
             let ready = |node: &&GpuNode| node.status.as_ref().is_some_and(|status| status.ready);
             nodes.iter().filter(ready).count() >= expected
         };
-        wait_all(&api, watcher::Config::default(), &what, Duration::from_secs(60), known).await?;
+        wait_all(&api, watcher::Config::default(), &what, Duration::from_mins(1), known).await?;
         Ok(())
     }
 

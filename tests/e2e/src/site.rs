@@ -74,9 +74,10 @@ pub struct Site {
 impl Prepared {
     /// Starts the Site's own cluster with its nodes, and the scheduler.
     pub async fn start(options: SiteOptions) -> Result<Self> {
-        let wanted = match options.real_node {
-            true => ControlPlaneOptions::real_node(&options.name),
-            false => ControlPlaneOptions::new(&options.name),
+        let wanted = if options.real_node {
+            ControlPlaneOptions::real_node(&options.name)
+        } else {
+            ControlPlaneOptions::new(&options.name)
         };
         let plane = ControlPlane::start(wanted.crds(manifests::crds(&["gangs"])?)).await?;
         plane.create_namespace(SYSTEM).await?;
@@ -85,7 +86,7 @@ impl Prepared {
         let kwok = Kwok::start(&plane)?;
         nodes::create(&plane.client(), &options.nodes).await?;
         let count = options.nodes.iter().map(|profile| profile.count as usize).sum();
-        nodes::wait_ready(&plane.client(), count, Duration::from_secs(60)).await?;
+        nodes::wait_ready(&plane.client(), count, Duration::from_mins(1)).await?;
         let scheduler_http = Port::lease()?;
         let scheduler = ManagedProcess::start(component(&plane, "atoll-scheduler", "scheduler", &scheduler_http)?)?;
         Ok(Self { options, scheduler, scheduler_http, kwok, plane })

@@ -11,7 +11,7 @@ use atoll_testkit::nodes::NodeProfile;
 use atoll_testkit::require;
 use futures::{TryStreamExt, stream};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_hub_with_three_sites_and_400_clusters_writes_only_leases_for_a_minute() -> Result<()> {
@@ -47,7 +47,7 @@ async fn an_idle_hub_with_three_sites_and_400_clusters_writes_only_leases_for_a_
     let audit = network.hub.plane.audit();
     let mark = audit.mark()?;
     // What is tested is that nothing happens for a minute.
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let mut writes: BTreeMap<String, usize> = BTreeMap::new();
     for event in audit.writes_since(mark)? {
         *writes.entry(format!("{} {} by {}", event.verb, event.full_resource(), event.user)).or_default() += 1;

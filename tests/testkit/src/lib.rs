@@ -3,6 +3,8 @@
 //! The programs come from `make tools`; nothing is downloaded at test time.
 //! See the crate's README for an example and for what each part costs.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "these are tests"))]
+
 pub mod audit;
 pub mod binaries;
 pub mod controlplane;

@@ -96,7 +96,8 @@ pub struct RealNode {
     anchor: ManagedProcess,
     anchor_child: i32,
     options: RealNodeOptions,
-    _ports: [Port; 2],
+    dns_port: Port,
+    _kubelet_port: Port,
     slot: host::Slot,
     scratch: Scratch,
 }
@@ -155,7 +156,8 @@ impl RealNode {
             anchor,
             anchor_child,
             options,
-            _ports: [kubelet_port, dns_port],
+            dns_port,
+            _kubelet_port: kubelet_port,
             slot,
             scratch,
         };
@@ -200,7 +202,7 @@ impl RealNode {
     async fn dns_ready(&self) -> Result<(), String> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let ask = async {
-            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self._ports[1].number())).await?;
+            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.dns_port.number())).await?;
             stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n").await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_list_under_way_is_not_shown_and_replaces_what_was() {
         let mut state = State::default();
-        for (event, count) in [
+        for (event, count) in vec![
             (Event::Init, None),
             (Event::InitApply(pod("b")), None),
             (Event::InitDone, Some(1)),

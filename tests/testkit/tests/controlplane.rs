@@ -16,7 +16,7 @@ use kube::{
 };
 use serde_json::json;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn pod(name: &str, node: &str) -> Pod {
     serde_json::from_value(json!({

@@ -22,7 +22,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
+    match Box::pin(run(&Args::parse())).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nThe demo stopped: {error:#}");
@@ -36,7 +36,7 @@ async fn run(args: &Args) -> Result<()> {
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     let demo = tokio::select! {
-        shown = steps::show(&mut narrator) => shown?,
+        shown = Box::pin(steps::show(&mut narrator)) => shown?,
         signal = &mut interrupt => {
             signal.context("wait for Ctrl-C")?;
             println!("\nInterrupted; cleaning up.");

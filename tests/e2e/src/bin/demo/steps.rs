@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use crate::narrator::Narrator;
 use crate::real_site;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const NAMESPACE: &str = "default";
 /// The example whose Site is cut off; it sets short fence times.
 const SHORT_FENCE: &str = "short-fence.yaml";
@@ -31,18 +31,19 @@ pub async fn show(narrator: &mut Narrator) -> Result<Demo> {
     let options = NetworkOptions::new(demo_network::sites());
     let nodes: u32 = options.sites.iter().flat_map(|site| &site.nodes).map(|profile| profile.count).sum();
     let what = format!("Start a hub and {} Sites with {nodes} simulated nodes, and join them", options.sites.len());
-    let network = narrator.step(&what, Network::start(options)).await?;
+    let network = narrator.step(&what, Box::pin(Network::start(options))).await?;
     let mut demo = Demo { node: None, network };
 
     if let Some(reason) = real_site::unsupported() {
         println!("\n== No fourth Site with a real node here: {reason}");
     } else {
-        let real = narrator.step("Start and join a fourth Site with a real kubelet and containerd", async {
+        let joining = Box::pin(async {
             let (prepared, node) = real_site::start().await?;
             demo.network.join(vec![prepared]).await?;
             anyhow::Ok(node)
         });
-        demo.node = Some(real.await?);
+        demo.node =
+            Some(narrator.step("Start and join a fourth Site with a real kubelet and containerd", joining).await?);
     }
     narrator.step("See the Sites: kubectl atoll sites", demo.run(&["atoll", "sites"])).await?;
     narrator.step("Apply the examples and see every Cluster Ready", demo.apply_examples()).await?;
@@ -105,7 +106,7 @@ impl Demo {
 
     async fn cut_a_site_off(&self) -> Result<()> {
         let client = self.network.client();
-        let name = self.short_fence()?;
+        let name = short_fence()?;
         let before = clusters::api(&client, NAMESPACE).get(&name).await?;
         let lost = first_site(&before).context("the short-fence example is not placed")?;
         let site = self.site(&lost).await?;
@@ -125,11 +126,6 @@ impl Demo {
         let runs = judge::no_member_ran_twice(&self.network)?;
         Narrator::show(&format!("By the Sites' audit logs: {runs} runs of members, none of a member twice at once."));
         Ok(())
-    }
-
-    fn short_fence(&self) -> Result<String> {
-        let cluster: Cluster = serde_saphyr::from_str(&manifests::example(SHORT_FENCE)?)?;
-        Ok(cluster.name_any())
     }
 
     async fn site(&self, name: &str) -> Result<&atoll_e2e::Site> {
@@ -154,6 +150,12 @@ impl Demo {
             "\n  kubectl get clusters,sites,gpumodels\n  kubectl atoll explain short-fence\n  kubectl delete -f examples/"
         );
     }
+}
+
+/// Name of the Cluster that the example makes.
+fn short_fence() -> Result<String> {
+    let cluster: Cluster = serde_saphyr::from_str(&manifests::example(SHORT_FENCE)?)?;
+    Ok(cluster.name_any())
 }
 
 fn first_site(cluster: &Cluster) -> Option<String> {
