@@ -1,5 +1,8 @@
 //! `Cluster`: what a tenant asks for.
 
+// Kubernetes says the unit in the name of a field.
+#![allow(clippy::struct_field_names)]
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,10 +23,13 @@ use crate::template::MemberTemplate;
     status = "ClusterStatus",
     derive = "PartialEq",
     doc = "A set of members with GPUs on one or more Sites.",
-    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name must be at most 40 lower case letters, digits and inner dashes, and start with a letter"),
     validation = Rule::new(
-        "self.spec.type == 'Pods' || !has(oldSelf.status) || !has(oldSelf.status.placement) || self.spec.members.count == oldSelf.spec.members.count"
+        "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+    )
+    .message("metadata.name must be at most 40 lower case letters, digits and inner dashes, starting with a letter"),
+    validation = Rule::new(
+        "self.spec.type == 'Pods' || !has(oldSelf.status) || !has(oldSelf.status.placement) || \
+         self.spec.members.count == oldSelf.spec.members.count"
     )
     .message("spec.members.count of a Torch or Ray Cluster cannot be changed while it is placed; suspend it first")
     .reason(Reason::FieldValueForbidden)
@@ -61,19 +67,28 @@ use crate::template::MemberTemplate;
     validation = Rule::new("self.type == 'Pods' || !has(self.members.min)")
         .message("members.min is for Pods only: Torch and Ray are of fixed size")
         .field_path(".members.min"),
-    validation = Rule::new("self.type == 'Pods' || !has(self.disconnection.policy) || self.disconnection.policy != 'Replace'")
-        .message("disconnection.policy Replace is for Pods only: Torch and Ray are of fixed size, use Restart or Fail")
-        .field_path(".disconnection.policy"),
-    validation = Rule::new("self.type != 'Pods' || !has(self.disconnection.policy) || self.disconnection.policy != 'Restart'")
-        .message("disconnection.policy Restart is for Torch and Ray only: members of Pods are independent, use Replace or Fail")
-        .field_path(".disconnection.policy"),
-    validation = Rule::new("!has(self.disconnection.policy) || self.disconnection.policy != 'Restart' || has(self.checkpoint)")
-        .message("disconnection.policy Restart needs checkpoint.store: members start again from what they keep there")
-        .field_path(".disconnection.policy"),
     validation = Rule::new(
-        "self.template.spec.terminationGracePeriodSeconds < self.disconnection.times.killSeconds - self.disconnection.times.stopSeconds"
+        "self.type == 'Pods' || !has(self.disconnection.policy) || self.disconnection.policy != 'Replace'"
     )
-    .message("template.spec.terminationGracePeriodSeconds must be less than disconnection.times.killSeconds - stopSeconds")
+    .message("disconnection.policy Replace is for Pods only: Torch and Ray are of fixed size, use Restart or Fail")
+    .field_path(".disconnection.policy"),
+    validation = Rule::new(
+        "self.type != 'Pods' || !has(self.disconnection.policy) || self.disconnection.policy != 'Restart'"
+    )
+    .message("disconnection.policy Restart is for Torch and Ray only: use Replace or Fail for independent members")
+    .field_path(".disconnection.policy"),
+    validation = Rule::new(
+        "!has(self.disconnection.policy) || self.disconnection.policy != 'Restart' || has(self.checkpoint)"
+    )
+    .message("disconnection.policy Restart needs checkpoint.store: members start again from what they keep there")
+    .field_path(".disconnection.policy"),
+    validation = Rule::new(
+        "self.template.spec.terminationGracePeriodSeconds < \
+         self.disconnection.times.killSeconds - self.disconnection.times.stopSeconds"
+    )
+    .message(
+        "template.spec.terminationGracePeriodSeconds must be less than disconnection.times.killSeconds - stopSeconds"
+    )
     .field_path(".template.spec.terminationGracePeriodSeconds")
 )]
 #[serde(rename_all = "camelCase")]
@@ -99,8 +114,11 @@ pub struct ClusterSpec {
     /// such as "72h" or "1h30m".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self.matches('[1-9]')")
-        .message("duration must be hours, minutes and seconds above 0, such as \"72h\" or \"1h30m\""))]
+    #[x_kube(validation = Rule::new(
+        "self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self.matches('[1-9]') && \
+         duration(self) <= duration('87600h')"
+    )
+        .message("duration must be hours, minutes and seconds, above 0 and at most 87600h, such as \"72h\" or \"1h30m\""))]
     pub duration: Option<String>,
     /// What happens when a Site goes away.
     #[serde(default)]
@@ -198,11 +216,11 @@ pub struct GpuRequest {
     #[schemars(length(max = 16), inner(length(max = 63), regex(pattern = rules::NAME)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub families: Vec<String>,
-    /// Least memory of each GPU, such as "20Gi". Vendors count in powers of ten: of an "80 GB" GPU ask for "80G".
+    /// Least memory of each GPU, such as "24Gi". A GPU counts with what it is sold with, see `GPUModel.spec.memoryMib`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^[1-9][0-9]{0,8}(M|G|T|Mi|Gi|Ti)$')")
-        .message("gpu.memory must be a whole amount of memory, such as \"80G\" or \"20Gi\""))]
+        .message("gpu.memory must be a whole amount of memory, such as \"24Gi\" or \"80G\""))]
     pub memory: Option<String>,
 }
 
@@ -248,7 +266,7 @@ pub struct Selection {
     pub not_in: Vec<String>,
 }
 
-/// How far apart members may be.
+/// How far apart members may be. Torch and Ray: Site is the default and the only value; Pods: Any by default.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum Span {
     /// All on one Site.
@@ -293,7 +311,8 @@ pub struct Disconnection {
     pub times: DisconnectionTimes,
 }
 
-/// What happens to a Cluster when members are lost with their Site.
+/// What happens to a Cluster when members are lost with their Site. Default: Replace for Pods; Restart for Torch and Ray
+/// with a checkpoint store, Fail without one.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum DisconnectionPolicy {
     /// Only lost members move, the others run on.
@@ -315,7 +334,6 @@ pub enum DisconnectionPolicy {
         .field_path(".fenceSeconds")
 )]
 #[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_field_names)] // Kubernetes says the unit in the name.
 pub struct DisconnectionTimes {
     /// The Site asks members to stop.
     #[serde(default = "default_stop")]

@@ -45,7 +45,7 @@ pub struct GpuModelSpec {
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub aliases: Vec<String>,
-    /// MiB of memory.
+    /// MiB of memory that it is sold with; what nodes report may be up to 10 % less.
     #[schemars(range(min = 1, max = 16_777_216))]
     pub memory_mib: i64,
     /// Dense half-precision throughput relative to an RTX 4090's 1,000; see the catalogue for sources.

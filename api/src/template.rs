@@ -113,11 +113,13 @@ pub struct MemberTemplateSpec {
     /// Refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
-    #[x_kube(validation = rules::empty("serviceAccountName is not allowed: members have no access to their Site's API"))]
+    #[x_kube(validation = rules::empty("serviceAccountName is not allowed: members do not reach their Site's API"))]
     pub service_account_name: Option<String>,
     /// Refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::not_true("automountServiceAccountToken is not allowed: members have no access to their Site's API"))]
+    #[x_kube(validation = rules::not_true(
+        "automountServiceAccountToken is not allowed: members do not reach their Site's API"
+    ))]
     pub automount_service_account_token: Option<bool>,
     /// Refused: nodes are chosen by `gpu` and `placement`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -222,7 +224,7 @@ pub struct EnvVar {
         "!(self in ['MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE', 'NODE_RANK', 'RAY_ADDRESS']) && \
          !self.startsWith('ATOLL_')"
     )
-    .message("env must not set MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE, NODE_RANK, RAY_ADDRESS or ATOLL_*: Atoll does")
+    .message("env must not set MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE, NODE_RANK, RAY_ADDRESS, ATOLL_*: Atoll does")
     .reason(Reason::FieldValueForbidden))]
     pub name: String,
     /// Value.

@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use atoll_api::{GpuModel, Vendor, Workload};
+use atoll_core::catalogue::{Entry, identify};
 
 fn models() -> Vec<GpuModel> {
     common::catalogue().into_iter().map(|model| serde_json::from_value(model).unwrap()).collect()
@@ -33,14 +34,19 @@ fn a_name_and_a_memory_mean_one_model() {
 }
 
 #[test]
-fn models_that_share_a_name_differ_enough_in_memory_to_be_told_apart() {
+fn every_model_is_recognised_by_each_of_its_names_and_its_memory() {
     let models = models();
-    for (index, one) in models.iter().enumerate() {
-        for other in &models[index + 1..] {
-            let shared = one.spec.aliases.iter().any(|a| other.spec.aliases.iter().any(|b| folded(a) == folded(b)));
-            let (small, large) =
-                (one.spec.memory_mib.min(other.spec.memory_mib), one.spec.memory_mib.max(other.spec.memory_mib));
-            assert!(!shared || small * 11 < large * 10, "{:?} and {:?}", one.metadata.name, other.metadata.name);
+    for model in &models {
+        for alias in &model.spec.aliases {
+            // What drivers and ECC keep for themselves must not turn a model into another.
+            for memory in [model.spec.memory_mib, model.spec.memory_mib * 93 / 100] {
+                let entries = models.iter().map(|model| Entry {
+                    name: model.metadata.name.as_deref().unwrap(),
+                    memory_mib: model.spec.memory_mib.unsigned_abs(),
+                    aliases: &model.spec.aliases,
+                });
+                assert_eq!(identify(alias, memory.unsigned_abs(), entries), model.metadata.name.as_deref(), "{alias}");
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ async fn the_api_server_takes_the_definitions_and_keeps_every_rule() {
     what_is_left_out_gets_its_default(&hub).await;
     objects_change_only_where_they_may(&hub).await;
     scaling_sets_the_count_within_the_rules(&hub).await;
+    the_largest_objects_fit(&hub).await;
+    unknown_fields_are_refused_by_kubectl(&hub).await;
     every_example_and_the_catalogue_are_applied(&hub).await;
     hub.stop().await.unwrap();
 }
@@ -164,6 +166,85 @@ async fn scaling_sets_the_count_within_the_rules(hub: &ControlPlane) {
     let output = hub.kubectl(["scale", "gpuc/a", "--replicas=3"]).await.unwrap();
     assert!(output.stderr.contains("suspend it first"), "{}", output.stderr);
     clusters.delete("a", &DeleteParams::default()).await.unwrap();
+}
+
+async fn the_largest_objects_fit(hub: &ControlPlane) {
+    let clusters = api(hub, Base::Pods);
+    let mut cluster = Base::Pods.with(&[("/spec/members/count", "10000")]);
+    cluster["spec"]["template"] = largest_template();
+    create(&clusters, cluster).await.unwrap();
+
+    // 10,000 members on 10,000 nodes of 100 Sites.
+    let sites: Vec<_> = (0..100)
+        .map(|site| {
+            let nodes: Vec<_> = (0..100)
+                .map(|node| {
+                    let rank = site * 100 + node;
+                    json!({"name": format!("gpu-node-{rank:05}.rack-{site:03}.dc"), "rank": rank, "count": 1, "incarnation": 12})
+                })
+                .collect();
+            json!({"site": format!("site-{site:016x}"), "price": "2.5", "nodes": nodes})
+        })
+        .collect();
+    let nodes = serde_json::to_string(&sites).unwrap().len();
+    assert!(nodes < 10_000 * 100, "{nodes} bytes for 10,000 nodes");
+    let mut status = placed_status();
+    status["placement"]["sites"] = sites.into();
+    let mut cluster = serde_json::to_value(clusters.get("a").await.unwrap()).unwrap();
+    cluster["status"] = status;
+    let cluster = serde_json::from_value(cluster).unwrap();
+    clusters.replace_status("a", &PostParams::default(), &cluster).await.unwrap();
+    // Rules that look at the whole object stay within their budget, too.
+    kubectl(hub, ["scale", "gpuc/a", "--replicas=9999"]).await;
+    clusters.delete("a", &DeleteParams::default()).await.unwrap();
+
+    let slices = api(hub, Base::Slice);
+    let mut slice = Base::Slice.object();
+    slice["spec"]["template"] = largest_template();
+    slice["spec"]["members"] =
+        (0..500).map(|rank| json!({"rank": rank, "node": format!("gpu-node-{rank:05}"), "incarnation": 1})).collect();
+    create(&slices, slice).await.unwrap();
+    slices.delete("a", &DeleteParams::default()).await.unwrap();
+}
+
+/// As many containers, variables, volumes and mounts as a template may have.
+fn largest_template() -> Value {
+    let container = |kind: &str, index: usize| {
+        let env: Vec<_> = (0..128).map(|index| json!({"name": format!("VARIABLE_{index}"), "value": "x"})).collect();
+        let mounts: Vec<_> =
+            (0..16).map(|index| json!({"name": format!("volume-{index}"), "mountPath": format!("/{index}")})).collect();
+        json!({
+            "name": format!("{kind}-{index}"), "image": "registry.example/app:1", "env": env, "volumeMounts": mounts,
+            "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+        })
+    };
+    let labels: serde_json::Map<_, _> =
+        (0..32).map(|index| (format!("example.com/label-{index}"), Value::from("x"))).collect();
+    json!({"metadata": {"labels": labels, "annotations": labels}, "spec": {
+        "containers": (0..16).map(|index| container("main", index)).collect::<Vec<_>>(),
+        "initContainers": (0..16).map(|index| container("init", index)).collect::<Vec<_>>(),
+        "volumes": (0..16).map(|index| json!({"name": format!("volume-{index}"), "emptyDir": {}})).collect::<Vec<_>>(),
+    }})
+}
+
+async fn unknown_fields_are_refused_by_kubectl(hub: &ControlPlane) {
+    for pointer in [
+        "/spec/template/spec/schedulerName",
+        "/spec/template/spec/securityContext/runAsUser",
+        "/spec/template/spec/containers/0/lifecycle/postStart",
+        "/spec/preemptible",
+    ] {
+        let mut object = Base::Pods.object();
+        common::set(&mut object, pointer, json!("x"));
+        let output = hub.kubectl_input(["apply", "-f", "-"], &object.to_string()).await.unwrap();
+        let field =
+            pointer.rsplit('/').nth(usize::from(pointer.ends_with("runAsUser") || pointer.ends_with("postStart")));
+        assert!(
+            !output.status.success() && output.stderr.contains(&format!("{}\"", field.unwrap())),
+            "{pointer}: {}",
+            output.stderr
+        );
+    }
 }
 
 async fn every_example_and_the_catalogue_are_applied(hub: &ControlPlane) {

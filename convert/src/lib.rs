@@ -7,11 +7,13 @@
 mod error;
 mod facts;
 mod holdings;
+mod state;
 mod terms;
 mod words;
 
 pub use error::{InvalidSpec, Problem};
 pub use facts::{model_facts, node_facts, site_facts};
-pub use holdings::{holdings, slice_holdings};
-pub use terms::{ClusterTerms, FenceTimes, cluster_request};
-pub use words::{selection, span, trust, vendor, workload};
+pub use holdings::holdings;
+pub use state::{cluster_state, committed, orphan_state, site_state, slice_state};
+pub use terms::{ClusterTerms, FenceTimes};
+pub use words::{kind, selection, span, trust, vendor, workload};

@@ -1,6 +1,8 @@
 //! What a Cluster asks for: its spec with every default filled in and every string understood.
 
 use atoll_api::{Cluster, ClusterSpec, ClusterType, DisconnectionPolicy, DisconnectionTimes, Span};
+use atoll_core::cluster::{Member, Millis, Policy, Terms, Want};
+use atoll_core::placement::Request;
 use atoll_core::units::{MicroUsd, parse_duration_seconds, parse_memory_mib};
 use atoll_core::words;
 
@@ -11,16 +13,12 @@ use crate::words as convert;
 /// A Cluster's spec with every default filled in and every string understood. Units stand in the names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterTerms {
-    /// UID of the Cluster.
+    /// UID of the Cluster; empty: not created yet.
     pub uid: String,
-    /// How members find each other.
-    pub type_: ClusterType,
+    /// How it lives and ends.
+    pub lifecycle: Terms,
     /// What the members do.
     pub workload: words::Workload,
-    /// Wanted members.
-    pub count: u32,
-    /// Fewest members that are worth running; `count` where the spec names none.
-    pub min: u32,
     /// GPUs of each member.
     pub gpus_per_member: u32,
     /// Names of models; with `families` empty too: any.
@@ -39,22 +37,10 @@ pub struct ClusterTerms {
     pub min_trust: words::Trust,
     /// Most for a GPU and hour.
     pub max_price: Option<MicroUsd>,
-    /// How long it runs once all members are Ready.
-    pub duration_seconds: Option<u64>,
-    /// What happens when a Site goes away.
-    pub policy: DisconnectionPolicy,
-    /// How soon.
+    /// When members stop without a lease.
     pub fence: FenceTimes,
     /// Higher is placed earlier.
     pub priority: i32,
-    /// Holds no GPUs.
-    pub suspend: bool,
-    /// How many members may fail before the Cluster does.
-    pub backoff_limit: u32,
-    /// Deleted so many seconds after its end.
-    pub ttl_seconds: Option<u32>,
-    /// Where members keep their checkpoints.
-    pub checkpoint_store: Option<String>,
 }
 
 /// Times since the last granted lease of a Site; each is more than the one before.
@@ -106,10 +92,17 @@ impl ClusterTerms {
         let ttl = spec.ttl_seconds_after_finished.map(|ttl| count("spec.ttlSecondsAfterFinished", ttl, 0));
         Ok(Self {
             uid: cluster.metadata.uid.clone().unwrap_or_default(),
-            type_: spec.type_,
+            lifecycle: Terms {
+                kind: convert::kind(spec.type_),
+                count: members,
+                min,
+                backoff_limit: count("spec.backoffLimit", spec.backoff_limit, 0)?,
+                duration: duration.transpose()?.map(millis),
+                ttl: ttl.transpose()?.map(|seconds| millis(seconds.into())),
+                suspend: spec.suspend,
+                policy: policy(spec)?,
+            },
             workload: convert::workload(spec.workload),
-            count: members,
-            min,
             gpus_per_member: count("spec.members.gpus", spec.members.gpus, 1)?,
             models: spec.gpu.models.clone(),
             families: spec.gpu.families.clone(),
@@ -119,16 +112,43 @@ impl ClusterTerms {
             suppliers: convert::selection(&spec.placement.suppliers),
             min_trust: convert::trust(spec.placement.min_trust),
             max_price: max_price.transpose()?,
-            duration_seconds: duration.transpose()?,
-            policy: policy(spec)?,
             fence: FenceTimes::new(&spec.disconnection.times)?,
             priority: spec.priority,
-            suspend: spec.suspend,
-            backoff_limit: count("spec.backoffLimit", spec.backoff_limit, 0)?,
-            ttl_seconds: ttl.transpose()?,
-            checkpoint_store: spec.checkpoint.as_ref().map(|checkpoint| checkpoint.store.clone()),
         })
     }
+
+    /// The request that places `want` beside the members in `survivors`, which stay where they are. `region` says
+    /// where a Site is.
+    #[must_use]
+    pub fn request(
+        &self,
+        want: &Want,
+        survivors: &[Member],
+        region: impl FnOnce(&str) -> Option<String>,
+    ) -> Request {
+        let anchor = survivors.first().map(|member| member.site.clone());
+        Request {
+            cluster: self.uid.clone(),
+            workload: self.workload,
+            models: self.models.clone(),
+            families: self.families.clone(),
+            min_memory_mib: self.min_memory_mib,
+            gpus_per_member: self.gpus_per_member,
+            ranks: want.ranks.clone(),
+            min_new: want.min_new,
+            span: self.span,
+            anchored_region: anchor.as_deref().and_then(region),
+            anchored_site: anchor,
+            regions: self.regions.clone(),
+            suppliers: self.suppliers.clone(),
+            min_trust: self.min_trust,
+            max_price: self.max_price,
+        }
+    }
+}
+
+fn millis(seconds: u64) -> Millis {
+    i64::try_from(seconds).map_or(Millis::MAX, |seconds| seconds.saturating_mul(1000))
 }
 
 /// Torch and Ray members share a network, which ends at their Site; Pods need none.
@@ -142,17 +162,18 @@ fn span(spec: &ClusterSpec) -> Result<words::Span, InvalidSpec> {
     }
 }
 
-fn policy(spec: &ClusterSpec) -> Result<DisconnectionPolicy, InvalidSpec> {
+fn policy(spec: &ClusterSpec) -> Result<Policy, InvalidSpec> {
     use DisconnectionPolicy::{Fail, Replace, Restart};
     let gang = matches!(spec.type_, ClusterType::Torch | ClusterType::Ray);
     let refused = |why| Err(Problem::Conflict(why).of("spec.disconnection.policy"));
     match (gang, spec.disconnection.policy) {
-        (false, None) => Ok(Replace),
-        (true, None) => Ok(if spec.checkpoint.is_some() { Restart } else { Fail }),
+        (false, None | Some(Replace)) => Ok(Policy::Replace),
+        (true, None) => Ok(if spec.checkpoint.is_some() { Policy::Restart } else { Policy::Fail }),
         (true, Some(Replace)) => refused("Replace is for Pods: members of Torch and Ray cannot be replaced one by one"),
         (false, Some(Restart)) => refused("Restart is for Torch and Ray: Pods are replaced one by one"),
-        (_, Some(Restart)) if spec.checkpoint.is_none() => refused("Restart needs checkpoint.store"),
-        (_, Some(policy)) => Ok(policy),
+        (true, Some(Restart)) if spec.checkpoint.is_none() => refused("Restart needs checkpoint.store"),
+        (true, Some(Restart)) => Ok(Policy::Restart),
+        (_, Some(Fail)) => Ok(Policy::Fail),
     }
 }
 
@@ -183,12 +204,12 @@ mod tests {
     #[test]
     fn a_bare_spec_gets_every_default() {
         let terms = terms(&json!({})).unwrap();
-        assert_eq!((terms.count, terms.min, terms.gpus_per_member), (4, 4, 1));
+        assert_eq!((terms.lifecycle.count, terms.lifecycle.min, terms.gpus_per_member), (4, 4, 1));
         assert_eq!(terms.span, words::Span::Any);
-        assert_eq!(terms.policy, DisconnectionPolicy::Replace);
+        assert_eq!(terms.lifecycle.policy, Policy::Replace);
         assert_eq!(terms.fence, FenceTimes { stop_seconds: 60, kill_seconds: 90, fence_seconds: 120 });
-        assert_eq!(terms.backoff_limit, 6);
-        assert_eq!((terms.max_price, terms.duration_seconds, terms.ttl_seconds), (None, None, None));
+        assert_eq!(terms.lifecycle.backoff_limit, 6);
+        assert_eq!((terms.max_price, terms.lifecycle.duration, terms.lifecycle.ttl), (None, None, None));
         assert_eq!(terms.min_memory_mib, 0);
     }
 
@@ -200,7 +221,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(terms.max_price, Some(MicroUsd(2_500_000)));
-        assert_eq!(terms.duration_seconds, Some(5_400));
+        assert_eq!(terms.lifecycle.duration, Some(5_400_000));
         assert_eq!(terms.min_memory_mib, 24 * 1024);
         assert_eq!(terms.regions.only, ["eu-west"]);
         assert_eq!(terms.regions.except, ["us-east"]);
@@ -210,21 +231,21 @@ mod tests {
     fn span_and_policy_follow_the_type() {
         let store = json!({"store": "s3://bucket/run"});
         let table = [
-            (json!({"type": "Torch"}), words::Span::Site, DisconnectionPolicy::Fail),
-            (json!({"type": "Torch", "checkpoint": store}), words::Span::Site, DisconnectionPolicy::Restart),
-            (json!({"type": "Ray"}), words::Span::Site, DisconnectionPolicy::Fail),
-            (json!({"type": "Ray", "checkpoint": store}), words::Span::Site, DisconnectionPolicy::Restart),
+            (json!({"type": "Torch"}), words::Span::Site, Policy::Fail),
+            (json!({"type": "Torch", "checkpoint": store}), words::Span::Site, Policy::Restart),
+            (json!({"type": "Ray"}), words::Span::Site, Policy::Fail),
+            (json!({"type": "Ray", "checkpoint": store}), words::Span::Site, Policy::Restart),
             (
                 json!({"type": "Ray", "checkpoint": store, "disconnection": {"policy": "Fail"}}),
                 words::Span::Site,
-                DisconnectionPolicy::Fail,
+                Policy::Fail,
             ),
-            (json!({"placement": {"span": "Region"}}), words::Span::Region, DisconnectionPolicy::Replace),
-            (json!({"disconnection": {"policy": "Fail"}}), words::Span::Any, DisconnectionPolicy::Fail),
+            (json!({"placement": {"span": "Region"}}), words::Span::Region, Policy::Replace),
+            (json!({"disconnection": {"policy": "Fail"}}), words::Span::Any, Policy::Fail),
         ];
         for (change, span, policy) in table {
             let terms = terms(&change).unwrap();
-            assert_eq!((terms.span, terms.policy), (span, policy), "{change}");
+            assert_eq!((terms.span, terms.lifecycle.policy), (span, policy), "{change}");
         }
     }
 
@@ -267,5 +288,18 @@ mod tests {
     fn a_message_names_field_and_value() {
         let error = terms(&json!({"price": {"maxPerGpuHour": "2,50"}})).unwrap_err().to_string();
         assert!(error.starts_with("spec.price.maxPerGpuHour: \"2,50\" is not a price"), "{error}");
+    }
+
+    #[test]
+    fn members_that_stay_anchor_those_that_are_placed() {
+        let terms = terms(&json!({})).unwrap();
+        let want = Want { ranks: vec![1, 3], min_new: 1 };
+        let alone = terms.request(&want, &[], |_| panic!("nobody to anchor to"));
+        assert_eq!((alone.anchored_site, alone.anchored_region), (None, None));
+        assert_eq!((alone.ranks, alone.min_new), (vec![1, 3], 1));
+        let member = Member { rank: 0, incarnation: 1, site: "a".to_owned(), node: "n".to_owned() };
+        let beside = terms.request(&want, &[member], |site| (site == "a").then(|| "eu-west".to_owned()));
+        assert_eq!(beside.anchored_site.as_deref(), Some("a"));
+        assert_eq!(beside.anchored_region.as_deref(), Some("eu-west"));
     }
 }

@@ -1,5 +1,6 @@
 //! The words of manifests as core's words. Each `match` is complete, so that a new word is a compile error here.
 
+use atoll_core::cluster::Kind;
 use atoll_core::words as core;
 
 /// Who makes a GPU.
@@ -48,4 +49,14 @@ pub const fn trust(trust: atoll_api::Trust) -> core::Trust {
 #[must_use]
 pub fn selection(selection: &atoll_api::Selection) -> core::Selection {
     core::Selection { only: selection.in_.clone(), except: selection.not_in.clone() }
+}
+
+/// How members depend on each other.
+#[must_use]
+pub const fn kind(type_: atoll_api::ClusterType) -> Kind {
+    match type_ {
+        atoll_api::ClusterType::Pods => Kind::Pods,
+        atoll_api::ClusterType::Torch => Kind::Torch,
+        atoll_api::ClusterType::Ray => Kind::Ray,
+    }
 }

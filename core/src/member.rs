@@ -215,9 +215,11 @@ impl Slice {
 
     /// Members that hold GPUs here and that the hub does not name.
     pub fn strangers(&self) -> impl Iterator<Item = Member> + '_ {
-        self.pods.iter().filter(|(_, pod)| pod.holds_gpus()).map(|(member, _)| *member).filter(|member| match &self.wish {
-            Wish::Unsaid | Wish::Dropped => true,
-            Wish::Wanted(wanted) => !wanted.names(*member),
+        self.pods.iter().filter(|(_, pod)| pod.holds_gpus()).map(|(member, _)| *member).filter(|member| {
+            match &self.wish {
+                Wish::Unsaid | Wish::Dropped => true,
+                Wish::Wanted(wanted) => !wanted.names(*member),
+            }
         })
     }
 
@@ -233,7 +235,9 @@ impl Slice {
         self.pods.is_empty() && self.gang.is_none()
     }
 
-    fn stopped(&self) -> u64 {
+    /// Members of this and lower incarnations were stopped for want of a lease and never start again.
+    #[must_use]
+    pub fn stopped(&self) -> u64 {
         self.stopped_incarnation.max(self.gang.as_ref().map_or(0, |gang| gang.stopped_incarnation))
     }
 
@@ -359,7 +363,8 @@ fn start(slice: &Slice, wanted: &Wanted, around: &Around<'_>, stopped: u64, acti
         }
         held
     };
-    let rank_is_held = |member: Member| held.get(&member.rank).is_some_and(|at| at.iter().any(|i| *i != member.incarnation));
+    let rank_is_held =
+        |member: Member| held.get(&member.rank).is_some_and(|at| at.iter().any(|i| *i != member.incarnation));
     let absent = |member: &Member| !slice.pods.contains_key(member);
     if wanted.members.iter().map(|placed| placed.member).any(|member| absent(&member) && rank_is_held(member)) {
         return;
@@ -538,7 +543,7 @@ fn describe(slice: &Slice, member: Member, unwanted: bool) -> Option<MemberRepor
         Phase::Starting => MemberPhase::Starting,
         Phase::Ready => MemberPhase::Ready,
     };
-    let expired = phase == MemberPhase::Stopping && member.incarnation <= slice.stopped();
+    let expired = matches!(phase, MemberPhase::Stopping | MemberPhase::Lost) && member.incarnation <= slice.stopped();
     let reason = if expired { Reason::LeaseExpired } else { Reason::site(pod.reason.as_ref()) };
     Some(MemberReport {
         member,

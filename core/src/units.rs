@@ -200,8 +200,27 @@ mod tests {
             assert_eq!(MicroUsd(micros).to_string(), shown);
         }
         for text in [
-            "", ".", ".5", "2.", "-1", "+1", "1e3", "1E3", " 1", "1 ", "1_000", "1,5", "$2", "0.0000001", "2.5.1", "NaN",
-            "inf", "0x10", "٣", "2usd", "--2",
+            "",
+            ".",
+            ".5",
+            "2.",
+            "-1",
+            "+1",
+            "1e3",
+            "1E3",
+            " 1",
+            "1 ",
+            "1_000",
+            "1,5",
+            "$2",
+            "0.0000001",
+            "2.5.1",
+            "NaN",
+            "inf",
+            "0x10",
+            "٣",
+            "2usd",
+            "--2",
         ] {
             assert_eq!(MicroUsd::parse(text), Err(UnitError::Price(text.to_owned())), "{text}");
         }
@@ -296,7 +315,9 @@ mod tests {
         ] {
             assert_eq!(parse_quantity_milli(text), Ok(milli), "{text}");
         }
-        for text in ["", "m", ".", "1.2.3", "1K", "1KI", "1ki", "1mi", "1 Gi", " 1", "--1", "1e", "1e+", "1e1.5", "1e999", "x"] {
+        for text in
+            ["", "m", ".", "1.2.3", "1K", "1KI", "1ki", "1mi", "1 Gi", " 1", "--1", "1e", "1e+", "1e1.5", "1e999", "x"]
+        {
             assert_eq!(parse_quantity_milli(text), Err(UnitError::Quantity(text.to_owned())), "{text}");
         }
         for text in ["1e99", "99999999999999999999999999999999999999999", "170141183460469231731687303715884105727Ei"] {

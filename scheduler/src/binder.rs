@@ -1,0 +1,123 @@
+//! Bindings, many in flight.
+
+use std::time::{Duration, Instant};
+
+use atoll_runtime::backoff::Backoff;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Binding as ApiBinding, ObjectReference, Pod};
+use kube::api::{Api, ObjectMeta, PostParams};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use crate::cycle::{Binding, Event};
+use crate::metrics::Metrics;
+use crate::objects::ObjectKey;
+use crate::run::{Permit, requests};
+
+/// An answer that takes longer counts as lost.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const RETRY_BASE: Duration = Duration::from_millis(50);
+const RETRY_CAP: Duration = Duration::from_secs(5);
+
+/// Sends bindings to the API server.
+pub(crate) struct Binder {
+    client: kube::Client,
+    permit: Permit,
+    metrics: Metrics,
+    backoff: Backoff<ObjectKey>,
+}
+
+/// What the API server said to a binding.
+enum Answer {
+    Bound,
+    /// It is certain that this binding did not happen now.
+    Refused(kube::Error),
+    /// It may have happened or not.
+    Unknown(String),
+}
+
+impl Binder {
+    pub(crate) fn new(client: kube::Client, permit: Permit, metrics: Metrics) -> Self {
+        Self { client, permit, metrics, backoff: Backoff::new(RETRY_BASE, RETRY_CAP) }
+    }
+
+    /// Binds what comes in, at most `in_flight` at once, and tells the outcome of each.
+    pub(crate) async fn run(
+        self,
+        bindings: UnboundedReceiver<Binding>,
+        in_flight: usize,
+        outcomes: UnboundedSender<Event>,
+    ) {
+        let (binder, outcomes) = (&self, &outcomes);
+        requests(bindings)
+            .for_each_concurrent(in_flight, |binding| async move {
+                if let Some(outcome) = binder.bind(binding).await {
+                    // The receiver is gone only when the process ends.
+                    let _ = outcomes.send(outcome);
+                }
+            })
+            .await;
+    }
+
+    /// Until the answer is certain: as long as it may have happened, the same node is asked for again and its room
+    /// stays taken. `None` when this process may not write any more.
+    async fn bind(&self, binding: Binding) -> Option<Event> {
+        let started = Instant::now();
+        loop {
+            if !self.permit.may_write() {
+                return None;
+            }
+            match self.post(&binding).await {
+                Answer::Bound => {
+                    self.backoff.reset(&binding.pod);
+                    self.metrics.binding("bound", started.elapsed().as_secs_f64());
+                    return Some(Event::Bound(binding));
+                }
+                Answer::Refused(error) => {
+                    tracing::warn!(pod = %binding.pod, node = binding.node, %error, "binding refused");
+                    self.metrics.binding("refused", started.elapsed().as_secs_f64());
+                    let gone = matches!(&error, kube::Error::Api(status) if status.code == 404);
+                    let retry_after = self.backoff.next(&binding.pod);
+                    if gone {
+                        self.backoff.reset(&binding.pod);
+                    }
+                    return Some(Event::NotBound { binding, retry_after });
+                }
+                Answer::Unknown(error) => {
+                    let pause = self.backoff.next(&binding.pod);
+                    tracing::warn!(pod = %binding.pod, node = binding.node, error, ?pause, "binding without an answer");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn post(&self, binding: &Binding) -> Answer {
+        let body = ApiBinding {
+            metadata: ObjectMeta {
+                name: Some(binding.pod.name.clone()),
+                namespace: Some(binding.pod.namespace.clone()),
+                uid: Some(binding.uid.clone()),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                kind: Some("Node".to_owned()),
+                name: Some(binding.node.clone()),
+                ..ObjectReference::default()
+            },
+        };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &binding.pod.namespace);
+        let params = PostParams::default();
+        let answer = api.create_subresource::<_, serde_json::Value>("binding", &binding.pod.name, &params, &body);
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(Ok(_)) => Answer::Bound,
+            Ok(Err(error)) if is_certain(&error) => Answer::Refused(error),
+            Ok(Err(error)) => Answer::Unknown(error.to_string()),
+            Err(_) => Answer::Unknown("timed out".to_owned()),
+        }
+    }
+}
+
+/// Whether the API server itself refused, so that nothing was written.
+pub(crate) fn is_certain(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 && status.code != 429)
+}

@@ -128,9 +128,8 @@ impl GangEntry {
                 // The API server took the binding and the watch has not shown it yet.
                 Some(_) if cache.assumed(&key).is_some() => MemberState::Bound,
                 Some(pod) if pod.waits() => MemberState::Waiting(Arc::clone(pod)),
-                Some(_) => MemberState::Absent,
                 None if self.bound.contains_key(&name) => MemberState::Bound,
-                None => MemberState::Absent,
+                Some(_) | None => MemberState::Absent,
             };
             states.push(state);
         }

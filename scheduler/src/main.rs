@@ -1,2 +1,88 @@
-//! Stub.
-fn main() {}
+//! `atoll-scheduler`: the pod scheduler of a Site.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_api::names::{SCHEDULER_NAME, SYSTEM_NAMESPACE};
+use atoll_runtime::leader::{LeaderArgs, LeaderError, Leadership, LeaseName};
+use atoll_runtime::process::{CommonArgs, Process};
+use atoll_scheduler::cycle::Settings;
+use atoll_scheduler::metrics::Metrics;
+use atoll_scheduler::run::{Options, Permit, schedule};
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+/// Schedules the pods of a Site: gangs all or nothing.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    leader: LeaderArgs,
+    /// Wait for leadership before scheduling; switch it off only where a single process is certain.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    leader_elect: bool,
+    /// Namespace of the leader's Lease.
+    #[arg(long, default_value = SYSTEM_NAMESPACE)]
+    namespace: String,
+    /// `spec.schedulerName` of the pods to schedule.
+    #[arg(long, value_name = "NAME", default_value = SCHEDULER_NAME)]
+    scheduler_name: String,
+    /// Seconds that capacity is held for a gang that is not told to run.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    hold_seconds: u64,
+    /// Bindings in flight at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    bindings_in_flight: u16,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let process = Process::start(SCHEDULER_NAME, &args.common).await?;
+    let metrics = Metrics::new(&process.registry)?;
+    let options = Options {
+        scheduler_name: args.scheduler_name.clone(),
+        settings: Settings { hold: Duration::from_secs(args.hold_seconds), ..Settings::default() },
+        bindings_in_flight: usize::from(args.bindings_in_flight),
+    };
+    let Some((permit, stop)) = permit(&args, &process).await? else {
+        process.finish().await;
+        return Ok(());
+    };
+    let readiness = process.readiness.clone();
+    schedule(process.client.clone(), options, permit.clone(), metrics, readiness, stop.clone()).await;
+    let lost = !process.shutdown.is_cancelled();
+    if let Permit::Leader(leadership) = permit
+        && let Some(leadership) = Arc::into_inner(leadership)
+    {
+        leadership.release().await;
+    }
+    process.finish().await;
+    anyhow::ensure!(!lost, "leadership lost");
+    Ok(())
+}
+
+/// Leave to write, and what ends it; `None` when told to stop before there was any.
+async fn permit(args: &Args, process: &Process) -> anyhow::Result<Option<(Permit, CancellationToken)>> {
+    if !args.leader_elect {
+        return Ok(Some((Permit::Alone, process.shutdown.clone())));
+    }
+    let lease = LeaseName { namespace: args.namespace.clone(), name: SCHEDULER_NAME.to_owned() };
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| SCHEDULER_NAME.to_owned());
+    let identity = format!("{host}_{}_{:x}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
+    let acquired = Leadership::acquire(process.client.clone(), lease, identity, &args.leader, &process.shutdown).await;
+    let leadership = match acquired {
+        Ok(leadership) => leadership,
+        Err(LeaderError::Shutdown) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let stop = process.shutdown.child_token();
+    let (lost, stopped) = (leadership.lost(), stop.clone());
+    tokio::spawn(async move {
+        lost.cancelled().await;
+        stopped.cancel();
+    });
+    Ok(Some((Permit::Leader(Arc::new(leadership)), stop)))
+}

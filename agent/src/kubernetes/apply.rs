@@ -83,7 +83,12 @@ impl Steps<'_> {
             if outcome.refused.is_some() || outcome.failed.is_some() {
                 break;
             }
-            let result = self.step(action).await;
+            let making = action != Action::DeleteGang;
+            let result = match self.step(action).await {
+                // Something vanished under the hands; what follows must not build on it.
+                Err(Failure::Moot) if making => Err(Failure::Passing("changed meanwhile".into())),
+                result => result,
+            };
             note(&mut outcome, result);
         }
         let may_create = outcome.refused.is_none() && outcome.failed.is_none();

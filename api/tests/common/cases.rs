@@ -60,6 +60,7 @@ pub const BAD: &[Bad] = &[
     bad(Base::Pods, "a duration without a unit", "duration", &[("/spec/duration", r#""90""#)]),
     bad(Base::Pods, "a duration in days", "duration", &[("/spec/duration", r#""3d""#)]),
     bad(Base::Pods, "a duration of nothing", "duration", &[("/spec/duration", r#""0h0m""#)]),
+    bad(Base::Pods, "a duration of more than ten years", "duration", &[("/spec/duration", r#""87600h1s""#)]),
     bad(Base::Pods, "an empty duration", "duration", &[("/spec/duration", r#""""#)]),
     bad(Base::Pods, "a duration in the wrong order", "duration", &[("/spec/duration", r#""30m1h""#)]),
     // Disconnection.
@@ -172,6 +173,7 @@ pub const UPDATES: &[Update] = &[
     update(Base::Torch, "a placed Torch Cluster is suspended", &[], true, &[("/spec/suspend", "true")], None),
     update(Base::Pods, "priority changes while placed", &[], true, &[("/spec/priority", "10")], None),
     update(Base::Pods, "a price cap comes while placed", &[], true, &[("/spec/price/maxPerGpuHour", r#""2.50""#)], None),
+    update(Base::Pods, "a duration of ten years is the longest", &[], false, &[("/spec/duration", r#""87600h""#)], None),
     update(Base::Pods, "metadata changes while placed", &[], true, &[("/metadata/labels/team", r#""a""#)], None),
     update(Base::Torch, "the count of a placed Torch Cluster stays", &[], true, &[("/spec/members/count", "3")], Some("spec.members.count")),
     update(Base::Ray, "the count of a placed Ray Cluster stays", &[], true, &[("/spec/members/count", "1")], Some("spec.members.count")),

@@ -80,7 +80,7 @@ impl Base {
             Self::Torch => json!({"type": "Torch", "members": {"count": 2, "gpus": 8}, "template": template}),
             Self::Ray => json!({"type": "Ray", "members": {"count": 2, "gpus": 8}, "template": template}),
             Self::Slice => json!({
-                "site": "site-a", "cluster": "c", "clusterUid": "u", "epoch": 1, "term": 1, "phase": "Run", "type": "Pods",
+                "site": "site-a", "cluster": "c", "clusterUid": "u", "type": "Pods", "phase": "Run", "epoch": 1, "term": 1,
                 "members": [{"rank": 0, "node": "n", "incarnation": 1}], "gpus": 1,
                 "rendezvous": {"worldSize": 1, "leaderIncarnation": 1},
                 "fence": {"stopSeconds": 60, "killSeconds": 90, "fenceSeconds": 120}, "template": template,
@@ -91,7 +91,7 @@ impl Base {
             Self::Site => json!({"supplier": "acme", "region": "eu-west"}),
             Self::Node => json!({}),
             Self::Model => json!({
-                "displayName": "A GPU", "vendor": "NVIDIA", "family": "ada", "aliases": ["A GPU"], "memoryMib": 24564,
+                "displayName": "A GPU", "vendor": "NVIDIA", "family": "ada", "aliases": ["A GPU"], "memoryMib": 24576,
                 "computeScore": 1000, "workloads": ["Inference"], "referencePrice": "0.35",
             }),
             Self::Supplier => json!({"displayName": "Acme", "contact": "ops@acme.example"}),
@@ -111,26 +111,31 @@ impl Base {
     }
 }
 
-/// Applies edits; objects on the way are made, lists must be there and "-" appends.
+/// Applies edits.
 pub fn apply(object: &mut Value, edits: Edits) {
     for (pointer, value) in edits {
-        let value: Value = serde_json::from_str(value).unwrap_or_else(|error| panic!("{value}: {error}"));
-        let (parent, last) = pointer.rsplit_once('/').unwrap();
-        let mut at = &mut *object;
-        for step in parent.split('/').skip(1) {
-            at = match at {
-                Value::Array(items) => &mut items[step.parse::<usize>().unwrap()],
-                other => &mut other[step.replace("~1", "/")],
-            };
+        let value = serde_json::from_str(value).unwrap_or_else(|error| panic!("{value}: {error}"));
+        set(object, pointer, value);
+    }
+}
+
+/// Sets what a pointer names: objects on the way are made, lists must be there, "-" appends and null removes.
+pub fn set(object: &mut Value, pointer: &str, value: Value) {
+    let (parent, last) = pointer.rsplit_once('/').unwrap();
+    let mut at = object;
+    for step in parent.split('/').skip(1) {
+        at = match at {
+            Value::Array(items) => &mut items[step.parse::<usize>().unwrap()],
+            other => &mut other[step],
+        };
+    }
+    match at {
+        Value::Array(items) if last == "-" => items.push(value),
+        Value::Array(items) => items[last.parse::<usize>().unwrap()] = value,
+        Value::Object(map) if value.is_null() => {
+            map.remove(last);
         }
-        match at {
-            Value::Array(items) if last == "-" => items.push(value),
-            Value::Array(items) => items[last.parse::<usize>().unwrap()] = value,
-            Value::Object(map) if value.is_null() => {
-                map.remove(last);
-            }
-            other => other[last.replace("~1", "/")] = value,
-        }
+        other => other[last] = value,
     }
 }
 
@@ -139,7 +144,7 @@ pub fn placed_status() -> Value {
     json!({"epoch": 1, "placement": {
         "epoch": 1, "term": 1, "gpus": 1,
         "fence": {"stopSeconds": 60, "killSeconds": 90, "fenceSeconds": 120},
-        "sites": [{"site": "site-a", "price": "1.5", "nodes": [{"name": "n", "rank": 0, "count": 4, "incarnation": 1}]}],
+        "sites": [{"site": "site-a", "nodes": [{"name": "n", "rank": 0, "count": 4, "incarnation": 1}]}],
     }})
 }
 

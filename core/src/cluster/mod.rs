@@ -5,16 +5,15 @@
 
 mod next;
 mod ranks;
-mod slices;
 #[cfg(test)]
 mod simulation;
+mod slices;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 
 pub use next::next;
-pub use slices::holdings;
 
 /// Milliseconds of wall-clock time since the Unix epoch; also spans of it.
 pub type Millis = i64;
@@ -158,15 +157,6 @@ pub struct SliceMember {
     pub incarnation: u64,
 }
 
-/// What a Site says about one member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Where it stands.
-    pub state: MemberState,
-    /// The Node, where the Site knows.
-    pub node: Option<String>,
-}
-
 /// A slice as the API holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
@@ -189,7 +179,7 @@ pub struct Slice {
     /// What the Site says about the capacity, when it has seen this epoch, else Pending.
     pub reservation: Reservation,
     /// What the Site says about members, by (rank, incarnation).
-    pub reports: HashMap<(u32, u64), Report>,
+    pub reports: HashMap<(u32, u64), MemberState>,
     /// Milliseconds from the last granted lease until its members count as stopped.
     pub fence: Millis,
     /// It is being deleted.

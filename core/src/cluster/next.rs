@@ -54,7 +54,8 @@ pub fn next(
     }
     if step.cause.is_none() {
         let full = u32::try_from(step.keep.len()).is_ok_and(|placed| placed == cluster.terms.count);
-        step.started = cluster.started_at.is_none() && full && step.tally.ready + step.tally.succeeded == cluster.terms.count;
+        step.started =
+            cluster.started_at.is_none() && full && step.tally.ready + step.tally.succeeded == cluster.terms.count;
         slices::follow(cluster, &cluster.members, all_slices, &view, &mut step);
     }
     step
@@ -230,7 +231,6 @@ fn want(cluster: &Cluster, view: &View<'_>, all_slices: &[Slice], step: &mut Ste
     }
     let ranks: Vec<u32> = missing.into_iter().filter(|rank| !live.contains_key(rank)).collect();
     let kept = u32::try_from(step.keep.len()).unwrap_or(u32::MAX);
-    let min_new =
-        if terms.kind == Kind::Pods && kept > 0 { 1 } else { terms.min.saturating_sub(kept).max(1) };
+    let min_new = if terms.kind == Kind::Pods && kept > 0 { 1 } else { terms.min.saturating_sub(kept).max(1) };
     (ranks.len() >= min_new as usize).then_some(Want { ranks, min_new })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Cluster, Fence, Member, MemberState, Millis, Phase, Report, Reservation, SLICE_RANKS, SiteState, Slice};
+use super::{Cluster, Fence, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, Slice};
 
 /// Where a committed member stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +75,6 @@ impl<'a> View<'a> {
         self.named.contains(&(at, member.rank, member.incarnation)).then_some(at)
     }
 
-    fn report(&self, member: &Member) -> Option<&Report> {
-        self.slices[self.slice_of(member)?].reports.get(&(member.rank, member.incarnation))
-    }
-
     /// The slice at a place.
     pub(super) fn at(&self, site: &str, index: u32) -> Option<&'a Slice> {
         self.by_place.get(&(site, index)).map(|at| &self.slices[*at])
@@ -102,7 +98,7 @@ impl<'a> View<'a> {
             };
         };
         let slice = &self.slices[at];
-        let said = self.report(member).map(|report| report.state);
+        let said = slice.reports.get(&(member.rank, member.incarnation)).copied();
         if let Some(state) = said.filter(|state| state.ended()) {
             return Standing::Said(state);
         }
@@ -136,15 +132,15 @@ impl<'a> View<'a> {
             let mut named = BTreeSet::new();
             for member in &slice.members {
                 named.insert(member.rank);
-                let said = slice.reports.get(&(member.rank, member.incarnation)).map(|report| report.state);
+                let said = slice.reports.get(&(member.rank, member.incarnation)).copied();
                 let ended = said.is_some_and(MemberState::ended) || never_started(slice, member.incarnation, said);
                 if !ended && !kept.contains(&(member.rank, member.incarnation)) {
                     live.insert(member.rank, until);
                 }
             }
-            for (&(rank, incarnation), report) in &slice.reports {
+            for (&(rank, incarnation), state) in &slice.reports {
                 let listed = self.named.contains(&(at, rank, incarnation));
-                if !listed && !report.state.ended() && !kept.contains(&(rank, incarnation)) {
+                if !listed && !state.ended() && !kept.contains(&(rank, incarnation)) {
                     live.insert(rank, until);
                 }
             }

@@ -1,12 +1,9 @@
 //! Slices that follow a commit.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use super::ranks::View;
-use super::{
-    Cluster, Fence, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, Slice, SliceAction,
-    SliceMember, Step,
-};
+use super::{Cluster, Fence, Member, Phase, Reservation, SLICE_RANKS, Slice, SliceAction, SliceMember, Step};
 
 /// What to do to slices so that they follow `wanted`, the members of the commit that is in force.
 pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], view: &View<'_>, step: &mut Step) {
@@ -29,11 +26,7 @@ pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], vie
         let epoch = existing.filter(|_| same).map_or(cluster.epoch, |slice| slice.epoch);
         let members = members
             .iter()
-            .map(|member| SliceMember {
-                rank: member.rank,
-                node: member.node.clone(),
-                incarnation: member.incarnation,
-            })
+            .map(|member| SliceMember { rank: member.rank, node: member.node.clone(), incarnation: member.incarnation })
             .collect();
         step.slices.push(SliceAction::Apply { site: (*site).to_owned(), index: *index, epoch, phase, members });
     }
@@ -77,47 +70,4 @@ fn names(slice: &Slice, members: &[&Member]) -> bool {
         && slice.members.iter().zip(members).all(|(named, member)| {
             named.rank == member.rank && named.incarnation == member.incarnation && named.node == member.node
         })
-}
-
-/// Everything that a Cluster holds: its commit, and whatever its slices name or their Sites report beyond that and that
-/// has neither ended nor been fenced. A member is where its Site says it is, else where the hub put it.
-#[must_use]
-pub fn holdings(members: &[Member], slices: &[Slice], site: &dyn Fn(&str) -> SiteState, now: Millis) -> Vec<Member> {
-    let mut reported: HashMap<(u32, u64), &str> = HashMap::new();
-    for slice in slices {
-        for (key, report) in &slice.reports {
-            if let Some(node) = report.node.as_deref().filter(|_| !report.state.ended()) {
-                reported.insert(*key, node);
-            }
-        }
-    }
-    let mut held: Vec<Member> = members.to_vec();
-    for member in &mut held {
-        if let Some(node) = reported.get(&(member.rank, member.incarnation)) {
-            (*node).clone_into(&mut member.node);
-        }
-    }
-    let mut seen: HashSet<(u32, u64)> = held.iter().map(|member| (member.rank, member.incarnation)).collect();
-    for slice in slices {
-        let gone = slice.deleting && slice.stopped;
-        if gone || site(&slice.site).fenced(slice.fence, now) == Fence::Expired {
-            continue;
-        }
-        for member in &slice.members {
-            let key = (member.rank, member.incarnation);
-            let ended = slice.reports.get(&key).is_some_and(|report| report.state.ended());
-            if !ended && seen.insert(key) {
-                let node = reported.get(&key).map_or_else(|| member.node.clone(), |node| (*node).to_owned());
-                held.push(Member { rank: key.0, incarnation: key.1, site: slice.site.clone(), node });
-            }
-        }
-        for (key, report) in &slice.reports {
-            let Some(node) = report.node.clone().filter(|_| !MemberState::ended(report.state)) else { continue };
-            if seen.insert(*key) {
-                held.push(Member { rank: key.0, incarnation: key.1, site: slice.site.clone(), node });
-            }
-        }
-    }
-    held.sort();
-    held
 }

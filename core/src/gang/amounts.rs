@@ -69,7 +69,10 @@ impl Amounts {
     /// The extended resource (a device, such as "nvidia.com/gpu") that most is asked of.
     #[must_use]
     pub fn device(&self) -> Option<&str> {
-        self.iter().filter(|(r, _)| is_device(r)).max_by_key(|(r, milli)| (*milli, std::cmp::Reverse(*r))).map(|(r, _)| r)
+        self.iter()
+            .filter(|(r, _)| is_device(r))
+            .max_by_key(|(r, milli)| (*milli, std::cmp::Reverse(*r)))
+            .map(|(r, _)| r)
     }
 }
 

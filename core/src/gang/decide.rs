@@ -48,7 +48,7 @@ pub struct Assignment {
 ///
 /// # Errors
 /// [`GangRefusal`] when the members do not fit all together.
-pub fn decide(nodes: &Nodes, request: &GangRequest) -> Result<Assignment, GangRefusal> {
+pub fn decide(nodes: &Nodes, request: &GangRequest) -> Result<Assignment, Box<GangRefusal>> {
     let kinds = Kinds::of(request);
     if let Some(assignment) = greedy(nodes, request, &kinds) {
         return Ok(assignment);
@@ -57,10 +57,10 @@ pub fn decide(nodes: &Nodes, request: &GangRequest) -> Result<Assignment, GangRe
         let wanted = kinds.members(kind).count();
         let room = room_for(nodes, shape, wanted);
         if room < wanted {
-            return Err(GangRefusal::of_shape(nodes, shape, wanted, room));
+            return Err(Box::new(GangRefusal::of_shape(nodes, shape, wanted, room)));
         }
     }
-    search(nodes, request, &kinds).ok_or_else(|| GangRefusal::together(nodes, request.members.len()))
+    search(nodes, request, &kinds).ok_or_else(|| Box::new(GangRefusal::together(nodes, request.members.len())))
 }
 
 /// The distinct shapes of a request, and which one each member has.

@@ -260,8 +260,7 @@ pub(super) fn unsuitable(node: &NodeState, shape: &Shape) -> Option<Why> {
         return Some(Why::NotReady);
     }
     if node.unschedulable {
-        let cordon =
-            Taint { key: TAINT_UNSCHEDULABLE.to_owned(), value: String::new(), effect: Effect::NoSchedule };
+        let cordon = Taint { key: TAINT_UNSCHEDULABLE.to_owned(), value: String::new(), effect: Effect::NoSchedule };
         if !shape.tolerates(&cordon) {
             return Some(Why::Cordoned);
         }

@@ -29,14 +29,8 @@ pub struct GangRefusal {
 
 impl GangRefusal {
     pub(super) fn of_shape(nodes: &Nodes, shape: &Shape, members: usize, room_for: usize) -> Self {
-        let mut refusal = Self {
-            members,
-            room_for,
-            needs: shape.requests.clone(),
-            nodes: 0,
-            out: BTreeMap::new(),
-            most_free: None,
-        };
+        let mut refusal =
+            Self { members, room_for, needs: shape.requests.clone(), nodes: 0, out: BTreeMap::new(), most_free: None };
         let device = shape.requests.device();
         for (_, state, used) in nodes.rooms() {
             refusal.nodes += 1;

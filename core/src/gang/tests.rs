@@ -190,10 +190,8 @@ fn each_filter_keeps_a_node_out_and_a_toleration_lets_it_in() {
             "by name",
             with(&|_| {}),
             asks(&|s| {
-                s.affinity = Some(vec![NodeTerm {
-                    labels: vec![],
-                    name: vec![one("metadata.name", Operator::In, &["a"])],
-                }]);
+                s.affinity =
+                    Some(vec![NodeTerm { labels: vec![], name: vec![one("metadata.name", Operator::In, &["a"])] }]);
             }),
             true,
         ),
@@ -209,7 +207,8 @@ fn each_filter_keeps_a_node_out_and_a_toleration_lets_it_in() {
 
 #[test]
 fn a_refusal_says_what_was_asked_what_is_there_and_why_it_is_out() {
-    let mut states: Vec<NodeState> = (0..50).map(|i| node(&format!("n{i:02}"), if i < 6 { 8 } else { 4 }, 64)).collect();
+    let mut states: Vec<NodeState> =
+        (0..50).map(|i| node(&format!("n{i:02}"), if i < 6 { 8 } else { 4 }, 64)).collect();
     states[0].unschedulable = true;
     states[1].allocatable.set("cpu", 1000);
     states[2].ready = false;
@@ -324,9 +323,7 @@ fn valid(nodes: &Nodes, request: &GangRequest, chosen: &[&str]) -> bool {
         }
     }
     total.iter().all(|((name, resource), milli)| {
-        nodes
-            .get(name)
-            .is_some_and(|state| milli + nodes.used(name).get(resource) <= state.allocatable.get(resource))
+        nodes.get(name).is_some_and(|state| milli + nodes.used(name).get(resource) <= state.allocatable.get(resource))
     })
 }
 

@@ -167,9 +167,8 @@ impl Inventory {
         holdings.sort();
         // Sorted by GPUs last: of twins the larger stays.
         holdings.reverse();
-        holdings.dedup_by(|a, b| {
-            (a.rank, a.incarnation, &a.site, &a.node) == (b.rank, b.incarnation, &b.site, &b.node)
-        });
+        holdings
+            .dedup_by(|a, b| (a.rank, a.incarnation, &a.site, &a.node) == (b.rank, b.incarnation, &b.site, &b.node));
         holdings.reverse();
         let old = if holdings.is_empty() {
             self.clusters.remove(cluster)
@@ -332,7 +331,11 @@ impl Inventory {
         }
         if node.overbooked() != was_overbooked {
             let key = (Arc::clone(&site.name), Arc::clone(&node.name));
-            if was_overbooked { self.overbooked.remove(&key) } else { self.overbooked.insert(key) };
+            if was_overbooked {
+                self.overbooked.remove(&key)
+            } else {
+                self.overbooked.insert(key)
+            };
         }
         if let Some((key, free)) = node.chance()
             && before.is_none_or(|(old_key, old_free)| old_key != key || old_free < free)

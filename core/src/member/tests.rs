@@ -26,15 +26,7 @@ fn wanted(epoch: u64, mode: Mode, members: &[Member]) -> Wanted {
 }
 
 fn pod(phase: Phase) -> Pod {
-    Pod {
-        phase,
-        stopping: false,
-        killed: false,
-        node: Some("node".into()),
-        address: None,
-        reason: None,
-        message: None,
-    }
+    Pod { phase, stopping: false, killed: false, node: Some("node".into()), address: None, reason: None, message: None }
 }
 
 fn gang(wanted: &Wanted, verdict: Verdict) -> Gang {
@@ -134,19 +126,23 @@ fn refused_pods_are_reported_and_nothing_is_made() {
 
 #[test]
 fn an_older_incarnation_is_gone_before_the_newer_one_and_its_gang_come() {
-    let mut replaced = slice(wanted(1, Mode::Run, &[m(0, 1), m(1, 1)]), Verdict::Bound, &[
-        (m(0, 1), Phase::Ready),
-        (m(1, 1), Phase::Ready),
-    ]);
+    let mut replaced = slice(
+        wanted(1, Mode::Run, &[m(0, 1), m(1, 1)]),
+        Verdict::Bound,
+        &[(m(0, 1), Phase::Ready), (m(1, 1), Phase::Ready)],
+    );
     replaced.wish = Wish::Wanted(wanted(2, Mode::Run, &[m(0, 1), m(1, 2)]));
     assert_eq!(steps(&replaced, State::Live), [Action::DeletePod { member: m(1, 1), kill: false }]);
     replaced.pods.get_mut(&m(1, 1)).unwrap().stopping = true;
     assert_eq!(steps(&replaced, State::Live), []);
-    assert_eq!(phases(&replaced), [
-        (m(0, 1), MemberPhase::Ready, Reason::None),
-        (m(1, 1), MemberPhase::Stopping, Reason::None),
-        (m(1, 2), MemberPhase::Pending, Reason::None),
-    ]);
+    assert_eq!(
+        phases(&replaced),
+        [
+            (m(0, 1), MemberPhase::Ready, Reason::None),
+            (m(1, 1), MemberPhase::Stopping, Reason::None),
+            (m(1, 2), MemberPhase::Pending, Reason::None),
+        ]
+    );
     replaced.pods.remove(&m(1, 1));
     assert_eq!(steps(&replaced, State::Live), [Action::ApplyGang, Action::CreatePod(m(1, 2))]);
 }
@@ -172,10 +168,8 @@ fn a_vanished_member_is_lost_and_never_started_again() {
 #[test]
 fn a_member_that_ended_keeps_its_end_and_its_pod_until_the_hub_drops_it() {
     let members = [m(0, 1), m(1, 1)];
-    let mut ended = slice(wanted(1, Mode::Run, &members), Verdict::Bound, &[
-        (m(0, 1), Phase::Succeeded),
-        (m(1, 1), Phase::Failed),
-    ]);
+    let mut ended =
+        slice(wanted(1, Mode::Run, &members), Verdict::Bound, &[(m(0, 1), Phase::Succeeded), (m(1, 1), Phase::Failed)]);
     let told = [(m(0, 1), MemberPhase::Succeeded, Reason::None), (m(1, 1), MemberPhase::Failed, Reason::None)];
     assert_eq!(steps(&ended, State::Live), []);
     assert_eq!(steps(&ended, State::Kill), [], "what ended needs no lease");
@@ -189,10 +183,11 @@ fn a_member_that_ended_keeps_its_end_and_its_pod_until_the_hub_drops_it() {
 
 #[test]
 fn without_a_lease_members_stop_then_die_and_are_lost_for_good() {
-    let mut cut = slice(wanted(3, Mode::Run, &[m(0, 1), m(1, 3)]), Verdict::Bound, &[
-        (m(0, 1), Phase::Ready),
-        (m(1, 3), Phase::Starting),
-    ]);
+    let mut cut = slice(
+        wanted(3, Mode::Run, &[m(0, 1), m(1, 3)]),
+        Verdict::Bound,
+        &[(m(0, 1), Phase::Ready), (m(1, 3), Phase::Starting)],
+    );
     let delete = |kill| [Action::DeletePod { member: m(0, 1), kill }, Action::DeletePod { member: m(1, 3), kill }];
     assert_eq!(steps(&cut, State::Live), []);
     let stop = steps(&cut, State::Stop);
@@ -207,16 +202,12 @@ fn without_a_lease_members_stop_then_die_and_are_lost_for_good() {
     assert_eq!(steps(&cut, State::Kill), delete(true));
     cut.pods.clear();
     assert_eq!(steps(&cut, State::Live), []);
-    assert_eq!(phases(&cut), [
-        (m(0, 1), MemberPhase::Lost, Reason::LeaseExpired),
-        (m(1, 3), MemberPhase::Lost, Reason::LeaseExpired),
-    ]);
+    assert_eq!(
+        phases(&cut),
+        [(m(0, 1), MemberPhase::Lost, Reason::LeaseExpired), (m(1, 3), MemberPhase::Lost, Reason::LeaseExpired),]
+    );
     cut.wish = Wish::Wanted(wanted(4, Mode::Run, &[m(0, 4), m(1, 4)]));
-    assert_eq!(steps(&cut, State::Live), [
-        Action::ApplyGang,
-        Action::CreatePod(m(0, 4)),
-        Action::CreatePod(m(1, 4))
-    ]);
+    assert_eq!(steps(&cut, State::Live), [Action::ApplyGang, Action::CreatePod(m(0, 4)), Action::CreatePod(m(1, 4))]);
 }
 
 #[test]
@@ -239,15 +230,16 @@ fn what_the_hub_has_not_named_yet_runs_on_within_its_lease_only() {
 
 #[test]
 fn a_dropped_slice_loses_its_pods_then_its_gang_then_is_gone() {
-    let mut dropped = slice(wanted(1, Mode::Run, &[m(0, 1), m(1, 1)]), Verdict::Bound, &[
-        (m(0, 1), Phase::Ready),
-        (m(1, 1), Phase::Succeeded),
-    ]);
+    let mut dropped = slice(
+        wanted(1, Mode::Run, &[m(0, 1), m(1, 1)]),
+        Verdict::Bound,
+        &[(m(0, 1), Phase::Ready), (m(1, 1), Phase::Succeeded)],
+    );
     dropped.wish = Wish::Dropped;
-    assert_eq!(steps(&dropped, State::Live), [
-        Action::DeletePod { member: m(0, 1), kill: false },
-        Action::DeletePod { member: m(1, 1), kill: false }
-    ]);
+    assert_eq!(
+        steps(&dropped, State::Live),
+        [Action::DeletePod { member: m(0, 1), kill: false }, Action::DeletePod { member: m(1, 1), kill: false }]
+    );
     assert_eq!(phases(&dropped), [(m(0, 1), MemberPhase::Stopping, Reason::None)]);
     dropped.pods.clear();
     assert_eq!(steps(&dropped, State::Live), [Action::DeleteGang]);
@@ -323,16 +315,28 @@ impl World {
 #[derive(Clone, Debug)]
 enum Happening {
     /// The hub wants a new epoch for these ranks (others keep theirs), or drops the slice.
-    Epoch { ranks: Vec<bool>, mode: Mode },
+    Epoch {
+        ranks: Vec<bool>,
+        mode: Mode,
+    },
     Drop,
     /// The agent acts, killed after so many steps.
-    Act { lease: State, may_start: bool, steps: usize },
+    Act {
+        lease: State,
+        may_start: bool,
+        steps: usize,
+    },
     /// The agent starts again and knows only what the Site and the hub say.
     Restart,
-    Progress { rank: u32, phase: Phase },
+    Progress {
+        rank: u32,
+        phase: Phase,
+    },
     PodsEnd,
     Bound,
-    Evict { rank: u32 },
+    Evict {
+        rank: u32,
+    },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {

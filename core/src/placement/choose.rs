@@ -137,7 +137,7 @@ fn pick(candidates: &[Candidate<'_>], of: &[usize], count: u64) -> Chosen {
     if sites_left > 1 {
         rest.sort_by(|a, b| by_value(&candidates[*a], &candidates[*b], count));
         let mut skipped = Vec::new();
-        for i in rest.drain(..) {
+        for i in std::mem::take(&mut rest) {
             let members = candidates[i].members;
             sizes.take(members);
             // A Site that does not allow the fewest now never does later, so one pass is enough.

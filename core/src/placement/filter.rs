@@ -87,7 +87,10 @@ pub(super) fn model(request: &Request, facts: Option<&ModelFacts>) -> Failed {
         return failed;
     };
     let any = request.models.is_empty() && request.families.is_empty();
-    failed.note(Filter::Model, !(any || request.models.contains(&facts.name) || request.families.contains(&facts.family)));
+    failed.note(
+        Filter::Model,
+        !(any || request.models.contains(&facts.name) || request.families.contains(&facts.family)),
+    );
     failed.note(Filter::Workload, !facts.workloads.contains(&request.workload));
     failed
 }

@@ -13,6 +13,7 @@ use super::{NotSupported, ObjectKey, amounts, created, tolerations};
 
 /// What of a pod matters to the scheduler.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about an object of another system")]
 pub struct PodFacts {
     /// Namespace and name.
     pub key: ObjectKey,
@@ -109,7 +110,8 @@ fn shape(pod: &Pod, spec: &PodSpec, to_schedule: bool) -> Result<Shape, NotSuppo
 /// max(containers + sidecars, peak of the init containers) + overhead, where pod-level requests go before the sums.
 fn requests(pod: &Pod, spec: &PodSpec) -> Result<Amounts, NotSupported> {
     let status = pod.status.as_ref();
-    let statuses = |all: Option<&Vec<ContainerStatus>>, name: &str| all.and_then(|s| s.iter().find(|c| c.name == name)).cloned();
+    let statuses =
+        |all: Option<&Vec<ContainerStatus>>, name: &str| all.and_then(|s| s.iter().find(|c| c.name == name)).cloned();
     let mut running = Amounts::default();
     for container in &spec.containers {
         let status = statuses(status.and_then(|s| s.container_statuses.as_ref()), &container.name);

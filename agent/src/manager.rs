@@ -1,0 +1,209 @@
+//! The one task that knows what the hub wants and what the Site shows, and has it brought together.
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_runtime::backoff::Backoff;
+use atoll_runtime::readiness::Readiness;
+use atoll_wire::v1::SliceDigest;
+use futures::StreamExt as _;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::naming::SliceId;
+use crate::outbox::Outbox;
+use crate::runtime::{MemberRuntime, Outcome};
+use state::{State, Task};
+
+/// Part of the readiness: everything on the Site was listed.
+pub const PART_CACHES: &str = "caches";
+/// Part of the readiness: the hub has said everything that it lists in the present session.
+pub const PART_SESSION: &str = "session";
+
+/// Longest sleep while a lease may run out: a machine that was suspended finds out soon after it woke up.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// Events taken at once before anything is decided on them.
+const BATCH: usize = 512;
+const RETRY_BASE: Duration = Duration::from_millis(100);
+const RETRY_CAP: Duration = Duration::from_secs(5);
+
+/// What a session tells.
+#[derive(Debug)]
+pub enum HubEvent {
+    /// A session is about to begin; answered with what the Site holds, once that is known.
+    Begin(oneshot::Sender<Vec<SliceDigest>>),
+    /// The hub wants this slice so.
+    Slice {
+        /// Which.
+        id: SliceId,
+        /// Generation on the hub.
+        generation: i64,
+        /// JSON of its specification.
+        spec_json: Vec<u8>,
+    },
+    /// The hub wants this slice gone.
+    Deleted(SliceId),
+    /// The hub lists these and no others.
+    Synced(Vec<SliceId>),
+    /// The session is over.
+    End,
+}
+
+/// What the manager works with.
+pub struct Manager<R> {
+    /// Where members run.
+    pub runtime: Arc<R>,
+    /// Where reports go.
+    pub outbox: Arc<Outbox>,
+    /// When the heartbeat was sent that the newest grant answers, by the boot-time clock.
+    pub granted: watch::Receiver<Duration>,
+    /// The boot-time clock.
+    pub clock: fn() -> Duration,
+    /// What `/readyz` says.
+    pub readiness: Readiness,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+enum Finished {
+    Applied(SliceId, Outcome),
+    NamespaceRemoved(String, Result<(), String>),
+    RetrySlice(SliceId),
+    RetryNamespace(String),
+}
+
+impl<R: MemberRuntime> Manager<R> {
+    /// Runs until `shutdown`.
+    pub async fn run(mut self, mut hub: mpsc::Receiver<HubEvent>, shutdown: CancellationToken) {
+        let mut seen = self.runtime.observe().ready_chunks(BATCH);
+        let mut state = State::default();
+        let mut begin: Option<oneshot::Sender<Vec<SliceDigest>>> = None;
+        let mut tasks = JoinSet::<Finished>::new();
+        let slices = Backoff::<SliceId>::new(RETRY_BASE, RETRY_CAP);
+        let namespaces = Backoff::<String>::new(RETRY_BASE, RETRY_CAP);
+        let mut events = Vec::with_capacity(BATCH);
+        loop {
+            let now = (self.clock)();
+            let granted = *self.granted.borrow_and_update();
+            let wake = state.next_lease_change(granted, now).map(|at| at.saturating_sub(now).min(LONGEST_SLEEP));
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                observations = seen.next() => {
+                    let Some(observations) = observations else {
+                        tracing::error!("the Site is not watched any more");
+                        shutdown.cancel();
+                        return;
+                    };
+                    for observation in observations {
+                        state.observe(observation);
+                    }
+                }
+                count = hub.recv_many(&mut events, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for event in events.drain(..) {
+                        if let HubEvent::Begin(answer) = event {
+                            state.begin();
+                            self.outbox.clear();
+                            begin = Some(answer);
+                        } else if let Err(error) = state.hear(event) {
+                            self.metrics.hub_messages_refused.inc();
+                            tracing::warn!(%error, "a message of the hub was refused");
+                        }
+                    }
+                }
+                Some(finished) = tasks.join_next() => match finished {
+                    Ok(finished) => finish(finished, &mut state, &mut tasks, (&slices, &namespaces)),
+                    // Its slice would stay busy for ever; a new process derives everything again.
+                    Err(error) => {
+                        tracing::error!(%error, "a task failed");
+                        shutdown.cancel();
+                        return;
+                    }
+                },
+                result = self.granted.changed() => {
+                    if result.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
+            }
+            self.readiness.set(PART_CACHES, state.is_listed());
+            self.readiness.set(PART_SESSION, state.is_synced());
+            if !state.is_listed() {
+                continue;
+            }
+            // Events that had been waiting when a session began belong to what it says it holds.
+            if let Some(answer) = begin.take() {
+                // The session may have ended meanwhile; it asks again then.
+                let _ = answer.send(state.held());
+            }
+            let granted = *self.granted.borrow();
+            for task in state.decide(granted, (self.clock)()) {
+                self.start(task, &mut tasks);
+            }
+            for (id, report) in state.take_reports() {
+                self.outbox.put(id.clone(), crate::convert::report(&id, &report));
+            }
+            state.count(&self.metrics);
+        }
+    }
+
+    fn start(&self, task: Task, tasks: &mut JoinSet<Finished>) {
+        let runtime = self.runtime.clone();
+        match task {
+            Task::Apply { id, spec, remember, actions } => {
+                tracing::debug!(slice = %id.name, cluster = %id.cluster_uid, steps = actions.len(), "applying");
+                tasks.spawn(async move {
+                    let outcome = runtime.apply(id.clone(), spec, remember, actions).await;
+                    Finished::Applied(id, outcome)
+                });
+            }
+            Task::RemoveNamespace(uid) => {
+                tasks.spawn(async move {
+                    let result = runtime.remove_namespace(uid.clone()).await;
+                    Finished::NamespaceRemoved(uid, result)
+                });
+            }
+        }
+    }
+}
+
+fn finish(
+    finished: Finished,
+    state: &mut State,
+    tasks: &mut JoinSet<Finished>,
+    (slices, namespaces): (&Backoff<SliceId>, &Backoff<String>),
+) {
+    match finished {
+        Finished::Applied(id, outcome) => {
+            if state.applied(&id, outcome) {
+                slices.reset(&id);
+                return;
+            }
+            let wait = slices.next(&id);
+            tasks.spawn(async move {
+                tokio::time::sleep(wait).await;
+                Finished::RetrySlice(id)
+            });
+        }
+        Finished::NamespaceRemoved(uid, Ok(())) => namespaces.reset(&uid),
+        Finished::NamespaceRemoved(uid, Err(error)) => {
+            let wait = namespaces.next(&uid);
+            tracing::warn!(cluster = %uid, error, ?wait, "the namespace could not be deleted");
+            tasks.spawn(async move {
+                tokio::time::sleep(wait).await;
+                Finished::RetryNamespace(uid)
+            });
+        }
+        Finished::RetrySlice(id) => state.retry(&id),
+        Finished::RetryNamespace(uid) => state.retry_namespace(&uid),
+    }
+}

@@ -1,0 +1,49 @@
+//! GPU models: how many of them the network has.
+
+use serde_json::json;
+
+use super::network::{Network, count};
+use super::small::Owned;
+
+/// What is to be written, for every model whose status says something else.
+#[must_use]
+pub fn changes(network: &Network) -> Vec<Owned> {
+    let mut changes = Vec::new();
+    for (model, totals) in &network.models {
+        let Some(name) = model.metadata.name.clone() else { continue };
+        let old = model.status.clone().unwrap_or_default();
+        let (gpus, free) = (count(totals.gpus), count(totals.free));
+        let generation = model.metadata.generation;
+        if (old.gpus, old.free_gpus, old.observed_generation) != (gpus, free, generation) {
+            let status = json!({"observedGeneration": generation, "gpus": gpus, "freeGpus": free});
+            changes.push(Owned { name, status });
+        }
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use atoll_api::GpuModel;
+    use atoll_core::inventory::Totals;
+
+    use super::*;
+
+    #[test]
+    fn counts_are_written_when_they_change() {
+        let mut model: GpuModel = serde_json::from_value(json!({
+            "apiVersion": "atoll.dev/v1alpha1", "kind": "GPUModel", "metadata": {"name": "rtx-4090", "generation": 1},
+            "spec": {"displayName": "RTX 4090", "vendor": "NVIDIA", "family": "ada", "aliases": [], "memoryMib": 24564,
+                     "computeScore": 1000, "workloads": [], "referencePrice": "0.40"}
+        }))
+        .unwrap();
+        let totals = Totals { nodes: 1, gpus: 4, free: 3 };
+        let network = |model: &GpuModel| Network { models: vec![(Arc::new(model.clone()), totals)], ..Network::default() };
+        let first = changes(&network(&model));
+        assert_eq!(first[0].status, json!({"observedGeneration": 1, "gpus": 4, "freeGpus": 3}));
+        model.status = serde_json::from_value(first[0].status.clone()).unwrap();
+        assert!(changes(&network(&model)).is_empty());
+    }
+}

@@ -1,0 +1,95 @@
+//! Sites: whether they may be hired, and what they have. The rest of a Site's status is the gateway's.
+
+use atoll_api::conditions::{self, site, site_reason};
+use atoll_api::{Site, SiteStatus};
+use atoll_core::inventory::Totals;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde_json::{Value, json};
+
+use super::network::{Network, count};
+use super::small::Owned;
+
+/// What is to be written, for every Site whose status says something else.
+#[must_use]
+pub fn changes(network: &Network, now: Timestamp) -> Vec<Owned> {
+    network.sites.iter().filter_map(|(site, totals)| change(site, *totals, now)).collect()
+}
+
+fn change(object: &Site, totals: Totals, now: Timestamp) -> Option<Owned> {
+    let name = object.metadata.name.clone()?;
+    let old = object.status.clone().unwrap_or_default();
+    let accepted = accepted(object, &old, now);
+    let counts = (count(totals.nodes), count(totals.gpus), count(totals.free));
+    let same = conditions::condition(&old.conditions, site::ACCEPTED) == Some(&accepted)
+        && (old.nodes, old.gpus, old.free_gpus) == counts
+        && old.observed_generation == object.metadata.generation;
+    (!same).then(|| Owned { name, status: status(object, &accepted, counts) })
+}
+
+/// Only the fields that this controller owns.
+fn status(object: &Site, accepted: &Condition, (nodes, gpus, free): (i32, i32, i32)) -> Value {
+    json!({
+        "observedGeneration": object.metadata.generation,
+        "conditions": [accepted],
+        "nodes": nodes,
+        "gpus": gpus,
+        "freeGpus": free,
+    })
+}
+
+fn accepted(object: &Site, old: &SiteStatus, now: Timestamp) -> Condition {
+    let (holds, reason, message) = if object.spec.suspended {
+        (false, site_reason::SUSPENDED, "spec.suspended is true")
+    } else {
+        (true, site_reason::JOINED, "joined with a valid token")
+    };
+    let mut known: Vec<Condition> =
+        conditions::condition(&old.conditions, site::ACCEPTED).cloned().into_iter().collect();
+    let generation = object.metadata.generation;
+    conditions::set_condition(&mut known, site::ACCEPTED, holds, reason, message, generation, now);
+    known.swap_remove(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn site(suspended: bool, status: &Value) -> Arc<Site> {
+        let object = json!({
+            "apiVersion": "atoll.dev/v1alpha1", "kind": "Site", "metadata": {"name": "site-a", "generation": 3},
+            "spec": {"supplier": "acme", "region": "eu-west", "suspended": suspended}, "status": status,
+        });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn at(site: Arc<Site>, totals: Totals) -> Vec<Owned> {
+        let network = Network { sites: vec![(site, totals)], ..Network::default() };
+        changes(&network, Timestamp::from_second(1_000).unwrap())
+    }
+
+    #[test]
+    fn a_site_is_accepted_unless_it_is_suspended_and_what_is_written_already_is_not_written_again() {
+        let totals = Totals { nodes: 2, gpus: 16, free: 9 };
+        for suspended in [false, true] {
+            let first = at(site(suspended, &json!({})), totals);
+            assert_eq!(first[0].status["conditions"][0]["status"], if suspended { "False" } else { "True" });
+            assert_eq!(first[0].status["freeGpus"], 9);
+            assert!(at(site(suspended, &first[0].status), totals).is_empty());
+            assert_eq!(at(site(!suspended, &first[0].status), totals).len(), 1);
+            assert_eq!(at(site(suspended, &first[0].status), Totals { free: 8, ..totals }).len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_the_gateway_owns_is_not_written() {
+        let status = json!({"session": {"number": 4, "gateway": "g"}, "conditions": [{
+            "type": "Connected", "status": "True", "reason": "SessionLive", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+        let change = at(site(false, &status), Totals::default());
+        assert!(change[0].status.get("session").is_none());
+        assert_eq!(change[0].status["conditions"].as_array().unwrap().len(), 1);
+    }
+}

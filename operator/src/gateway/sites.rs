@@ -1,0 +1,313 @@
+//! What the gateway writes of a Site: its session and whether it is connected.
+//!
+//! Every write carries the resourceVersion that it was decided on. So sessions are numbered without gaps or twins, and
+//! a gateway that has lost a Site to another one cannot call it absent afterwards.
+
+use std::time::Duration;
+
+use atoll_api::conditions::{self, set_condition, site_reason};
+use atoll_api::names::FIELD_MANAGER_GATEWAY;
+use atoll_api::{Site, SiteSession};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::cache::Cache;
+use super::metrics::{Metrics, Written};
+
+/// How often a write is decided anew when somebody else's came in between.
+const CONFLICTS: usize = 16;
+/// Pause before a failed write is tried again; doubled each time up to [`RETRY_CAP`].
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_CAP: Duration = Duration::from_secs(10);
+
+/// A session could not be begun.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// No such Site.
+    #[error("this Site is not known to the hub any more; join again with a new token")]
+    Unknown,
+    /// `spec.suspended` is true.
+    #[error("this Site is suspended; ask the operators of the hub")]
+    Suspended,
+    /// The API server did not take it.
+    #[error("the hub cannot note the session: {0}")]
+    Api(#[from] kube::Error),
+    /// Others kept changing the Site.
+    #[error("the hub cannot note the session: too many changes at the same time")]
+    Contended,
+}
+
+/// Who begins a session.
+#[derive(Clone, Debug)]
+pub struct Claimant {
+    /// Name of the gateway's Lease.
+    pub gateway: String,
+    /// The agent's boot id.
+    pub boot_id: String,
+    /// The agent's version.
+    pub agent_version: String,
+}
+
+/// A session that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The gateway that held it.
+    pub gateway: String,
+    /// Its number.
+    pub number: i64,
+    /// When its last lease was granted, or later.
+    pub last_grant: Timestamp,
+    /// Reason of the condition.
+    pub reason: &'static str,
+}
+
+/// Writes of Sites.
+#[derive(Clone)]
+pub struct Sites {
+    api: Api<Site>,
+    cache: std::sync::Arc<Cache<Site>>,
+    metrics: Metrics,
+    events: Recorder,
+}
+
+impl Sites {
+    /// Writes through `api` and compares with `cache`.
+    pub fn new(api: Api<Site>, cache: std::sync::Arc<Cache<Site>>, metrics: Metrics, events: Recorder) -> Self {
+        Self { api, cache, metrics, events }
+    }
+
+    /// The Site as cached, or as the API has it when it is too new for that.
+    pub async fn find(&self, name: &str) -> Result<Option<Site>, kube::Error> {
+        match self.cache.get(name) {
+            Some(site) => Ok(Some((*site).clone())),
+            None => self.api.get_opt(name).await,
+        }
+    }
+
+    /// Begins a session: its number is noted before anything is granted in it.
+    pub async fn claim(&self, name: &str, claimant: &Claimant) -> Result<Site, ClaimError> {
+        let mut site = self.find(name).await?.ok_or(ClaimError::Unknown)?;
+        for _ in 0..CONFLICTS {
+            if site.spec.suspended {
+                return Err(ClaimError::Suspended);
+            }
+            let patch = claimed(&site, claimant, Timestamp::now());
+            match self.write(name, &patch).await {
+                Ok(site) => return Ok(site),
+                Err(kube::Error::Api(status)) if status.is_conflict() => {
+                    site = self.api.get_opt(name).await?.ok_or(ClaimError::Unknown)?;
+                }
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Err(ClaimError::Unknown),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(ClaimError::Contended)
+    }
+
+    /// Notes that a session is over, unless a newer one has begun; tries until it is done or `until` is cancelled.
+    pub async fn lose(&self, name: &str, loss: &Loss, until: &CancellationToken) {
+        let mut pause = RETRY;
+        loop {
+            let attempt = self.try_lose(name, loss);
+            let result = tokio::select! {
+                () = until.cancelled() => return,
+                result = attempt => result,
+            };
+            match result {
+                Ok(()) => return,
+                Err(kube::Error::Api(status)) if status.is_conflict() => continue,
+                Err(error) => tracing::warn!(site = name, %error, "cannot note that the Site is absent; trying again"),
+            }
+            tokio::select! {
+                () = until.cancelled() => return,
+                () = tokio::time::sleep(pause) => pause = RETRY_CAP.min(pause * 2),
+            }
+        }
+    }
+
+    async fn try_lose(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {
+        // Read anew: the cache may lag behind the beginning of a newer session.
+        let Some(site) = self.api.get_opt(name).await? else { return Ok(()) };
+        let Some(patch) = lost(&site, loss, Timestamp::now()) else { return Ok(()) };
+        let site = self.write(name, &patch).await?;
+        tracing::info!(site = name, session = loss.number, reason = loss.reason, last_grant = %loss.last_grant, "absent");
+        let event = Event {
+            type_: EventType::Warning,
+            reason: loss.reason.to_owned(),
+            note: Some(message(loss)),
+            action: "Disconnect".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.events.publish(&event, &site.object_ref(&())).await {
+            tracing::debug!(%error, "cannot publish an event");
+        }
+        Ok(())
+    }
+
+    async fn write(&self, name: &str, patch: &Value) -> Result<Site, kube::Error> {
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER_GATEWAY.to_owned()), ..PatchParams::default() };
+        let result = self.api.patch_status(name, &params, &Patch::Merge(patch)).await;
+        let (counted, result) = match result {
+            Ok(site) => (Ok(()), Ok(site)),
+            Err(kube::Error::Api(status)) => (Err(kube::Error::Api(status.clone())), Err(kube::Error::Api(status))),
+            Err(error) => (Ok(()), Err(error)),
+        };
+        self.metrics.write(Written::Site, &counted);
+        if let Ok(site) = &result {
+            self.cache.written(Site::clone(site));
+        }
+        result
+    }
+}
+
+/// The patch that begins a session.
+fn claimed(site: &Site, claimant: &Claimant, now: Timestamp) -> Value {
+    let status = site.status.clone().unwrap_or_default();
+    let session = SiteSession {
+        number: status.session.map_or(0, |session| session.number).saturating_add(1),
+        gateway: claimant.gateway.clone(),
+        boot_id: Some(claimant.boot_id.clone()),
+        agent_version: Some(claimant.agent_version.clone()),
+        last_grant: None,
+    };
+    let mut conditions = status.conditions;
+    let generation = site.metadata.generation;
+    let message = "The Site's agent has a live session";
+    set_condition(
+        &mut conditions,
+        conditions::site::CONNECTED,
+        true,
+        site_reason::SESSION_LIVE,
+        message,
+        generation,
+        now,
+    );
+    let mut session = json!(session);
+    // A merge patch keeps what it does not name.
+    session["lastGrant"] = Value::Null;
+    checked(site, &json!({ "session": session, "conditions": conditions }))
+}
+
+/// The patch that ends a session; None when it is not the newest any more, or ended already.
+fn lost(site: &Site, loss: &Loss, now: Timestamp) -> Option<Value> {
+    let status = site.status.clone().unwrap_or_default();
+    let session = status.session.filter(|s| s.number == loss.number && s.gateway == loss.gateway)?;
+    if session.last_grant.is_some() {
+        return None;
+    }
+    let mut conditions = status.conditions;
+    let generation = site.metadata.generation;
+    set_condition(
+        &mut conditions,
+        conditions::site::CONNECTED,
+        false,
+        loss.reason,
+        &message(loss),
+        generation,
+        now,
+    );
+    Some(checked(site, &json!({ "session": { "lastGrant": Time(loss.last_grant) }, "conditions": conditions })))
+}
+
+fn message(loss: &Loss) -> String {
+    let why = match loss.reason {
+        site_reason::SUSPENDED => "The Site is suspended",
+        site_reason::GATEWAY_LOST => "The gateway of its session is gone and the Site came to no other",
+        _ => "No heartbeat of the Site's agent for too long",
+    };
+    format!("{why}; its last lease was granted at {} or before", loss.last_grant.strftime("%Y-%m-%dT%H:%M:%SZ"))
+}
+
+fn checked(site: &Site, status: &Value) -> Value {
+    json!({
+        "metadata": { "uid": site.uid(), "resourceVersion": site.resource_version() },
+        "status": status,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_api::SiteStatus;
+
+    use super::super::fixtures;
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn claimant(gateway: &str) -> Claimant {
+        Claimant { gateway: gateway.to_owned(), boot_id: "boot".to_owned(), agent_version: "0.1.0".to_owned() }
+    }
+
+    fn loss(gateway: &str, number: i64) -> Loss {
+        Loss { gateway: gateway.to_owned(), number, last_grant: at(5), reason: site_reason::HEARTBEATS_MISSED }
+    }
+
+    /// What a merge patch of the status does, for the fields that are patched here.
+    fn patched(site: &Site, patch: &Value) -> Site {
+        let mut status = json!(site.status.clone().unwrap_or_default());
+        status["conditions"] = patch["status"]["conditions"].clone();
+        if !status["session"].is_object() {
+            status["session"] = json!({});
+        }
+        for (key, value) in patch["status"]["session"].as_object().unwrap() {
+            status["session"][key] = value.clone();
+        }
+        Site { status: Some(serde_json::from_value::<SiteStatus>(status).unwrap()), ..site.clone() }
+    }
+
+    #[test]
+    fn numbers_of_sessions_grow_and_the_last_grant_is_forgotten() {
+        let mut site = fixtures::site("site-a");
+        for number in 1..=3 {
+            site = patched(&site, &claimed(&site, &claimant("gw"), at(number)));
+            let status = site.status.clone().unwrap();
+            let session = status.session.unwrap();
+            assert_eq!((session.number, session.gateway.as_str()), (number, "gw"));
+            assert_eq!(session.last_grant, None);
+            assert!(conditions::is_true(&status.conditions, conditions::site::CONNECTED));
+            site = patched(&site, &lost(&site, &loss("gw", number), at(number)).unwrap());
+            let status = site.status.clone().unwrap();
+            assert_eq!(status.session.unwrap().last_grant, Some(Time(at(5))));
+            assert!(!conditions::is_true(&status.conditions, conditions::site::CONNECTED));
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_lost_the_site_to_another_writes_nothing() {
+        let site = fixtures::site("site-a");
+        let first = patched(&site, &claimed(&site, &claimant("gw-1"), at(0)));
+        let second = patched(&first, &claimed(&first, &claimant("gw-2"), at(1)));
+        assert_eq!(lost(&second, &loss("gw-1", 1), at(40)), None);
+        assert_eq!(lost(&second, &loss("gw-1", 2), at(40)), None);
+        assert!(lost(&second, &loss("gw-2", 2), at(40)).is_some());
+        assert_eq!(lost(&site, &loss("gw-1", 1), at(40)), None);
+    }
+
+    #[test]
+    fn a_loss_is_noted_once() {
+        let site = fixtures::site("site-a");
+        let first = patched(&site, &claimed(&site, &claimant("gw"), at(0)));
+        let gone = patched(&first, &lost(&first, &loss("gw", 1), at(40)).unwrap());
+        assert_eq!(lost(&gone, &loss("gw", 1), at(41)), None);
+    }
+
+    #[test]
+    fn others_conditions_stay_and_every_patch_is_checked() {
+        let mut site = fixtures::site("site-a");
+        let mut status = SiteStatus::default();
+        set_condition(&mut status.conditions, conditions::site::ACCEPTED, true, "Joined", "", Some(1), at(0));
+        site.status = Some(status);
+        let patch = claimed(&site, &claimant("gw"), at(1));
+        assert_eq!(patch["metadata"]["resourceVersion"], "1");
+        assert_eq!(patch["metadata"]["uid"], "uid-site-a");
+        let site = patched(&site, &patch);
+        assert!(conditions::is_true(&site.status.unwrap().conditions, conditions::site::ACCEPTED));
+    }
+}

@@ -1,0 +1,179 @@
+//! Writes statuses of slices and copies of nodes, each only where it differs from what the API holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_api::names::FIELD_MANAGER_GATEWAY;
+use atoll_api::{ClusterSlice, ClusterSliceStatus, GpuNode};
+use futures::FutureExt as _;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::cache::{Cache, Cached, key_of};
+use super::coalesce::{Coalescer, Outcome};
+use super::inventory::{NodeWrite, node_write};
+use super::metrics::{Metrics, Written};
+
+/// Writes in flight of each kind.
+const SLICES_IN_FLIGHT: usize = 64;
+const NODES_IN_FLIGHT: usize = 32;
+
+/// A status to be written.
+#[derive(Clone, Debug)]
+pub struct SliceNews {
+    /// UID of the slice that was reported on; another one of the same name is left alone.
+    pub uid: String,
+    /// The status.
+    pub status: ClusterSliceStatus,
+    /// When the report arrived.
+    pub received: Instant,
+}
+
+/// Writes by key: "namespace/name" for slices, the hub's name for nodes.
+pub struct Writer {
+    /// Statuses of slices.
+    pub slices: Arc<Coalescer<SliceNews>>,
+    /// Copies of nodes; None: to be deleted.
+    pub nodes: Arc<Coalescer<Option<Arc<GpuNode>>>>,
+}
+
+impl Writer {
+    /// A writer that compares with these caches.
+    pub fn new(
+        client: &Client,
+        slices: &Arc<Cache<ClusterSlice>>,
+        nodes: &Arc<Cache<GpuNode>>,
+        metrics: &Metrics,
+    ) -> Self {
+        let of_slices = Target { client: client.clone(), cache: Arc::clone(slices), metrics: metrics.clone() };
+        let of_nodes = Target { client: client.clone(), cache: Arc::clone(nodes), metrics: metrics.clone() };
+        Self {
+            slices: Coalescer::new(SLICES_IN_FLIGHT, move |key, news| of_slices.clone().slice(key, news).boxed()),
+            nodes: Coalescer::new(NODES_IN_FLIGHT, move |key, wanted| of_nodes.clone().node(key, wanted).boxed()),
+        }
+    }
+
+    /// Writes what is pending, for at most `limit`.
+    pub async fn close(&self, limit: Duration) {
+        tokio::join!(self.slices.close(limit), self.nodes.close(limit));
+    }
+}
+
+struct Target<K> {
+    client: Client,
+    cache: Arc<Cache<K>>,
+    metrics: Metrics,
+}
+
+impl<K> Clone for Target<K> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), cache: Arc::clone(&self.cache), metrics: self.metrics.clone() }
+    }
+}
+
+impl<K: Cached> Target<K> {
+    /// Counts a write, takes in what it returned, and says what became of it.
+    fn done(&self, kind: Written, key: &str, result: Result<Option<K>, kube::Error>) -> Outcome {
+        let (result, object) = match result {
+            Ok(object) => (Ok(()), object),
+            Err(error) => (Err(error), None),
+        };
+        self.metrics.write(kind, &result);
+        if let Some(object) = object {
+            self.cache.written(object);
+        }
+        match result {
+            Ok(()) => Outcome::Written,
+            // Gone, replaced by another of the same name, or refused for good: writing it again would not help.
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+                tracing::warn!(kind = ?kind, key, error = %status, "the API server refused a write");
+                Outcome::Dropped
+            }
+            Err(error) => {
+                tracing::warn!(kind = ?kind, key, %error, "write failed; trying again");
+                Outcome::Retry
+            }
+        }
+    }
+}
+
+impl Target<ClusterSlice> {
+    async fn slice(self, key: String, news: SliceNews) -> Outcome {
+        let Some(current) = self.cache.get(&key).filter(|slice| slice.uid().as_deref() == Some(&news.uid)) else {
+            return Outcome::Dropped;
+        };
+        if current.status.as_ref() == Some(&news.status) {
+            return Outcome::Dropped;
+        }
+        let api: Api<ClusterSlice> =
+            Api::namespaced(self.client.clone(), current.metadata.namespace.as_deref().unwrap_or_default());
+        let name = current.name_any();
+        let patch = json!({
+            "apiVersion": ClusterSlice::api_version(&()),
+            "kind": ClusterSlice::kind(&()),
+            "metadata": { "name": name, "uid": news.uid },
+            "status": news.status,
+        });
+        let result = api.patch_status(&name, &apply(), &Patch::Apply(&patch)).await;
+        let outcome = self.done(Written::Slice, &key, result.map(Some));
+        if outcome == Outcome::Written {
+            self.metrics.report_written(news.received.elapsed());
+        }
+        outcome
+    }
+}
+
+impl Target<GpuNode> {
+    async fn node(self, key: String, wanted: Option<Arc<GpuNode>>) -> Outcome {
+        let current = self.cache.get(&key);
+        let api: Api<GpuNode> = Api::all(self.client.clone());
+        let result = match node_write(current.as_deref(), wanted.as_deref()) {
+            NodeWrite::Nothing => return Outcome::Dropped,
+            NodeWrite::Delete => {
+                let uid = current.as_ref().and_then(|node| node.uid());
+                let params =
+                    DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() });
+                match api.delete(&key, &params).await {
+                    Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+                    result => result.map(|_| None),
+                }
+            }
+            NodeWrite::Apply { spec, status } => match wanted.as_deref() {
+                Some(wanted) => self.apply_node(&api, wanted, spec, status).await,
+                None => return Outcome::Dropped,
+            },
+        };
+        self.done(Written::Node, &key, result)
+    }
+
+    async fn apply_node(
+        &self,
+        api: &Api<GpuNode>,
+        wanted: &GpuNode,
+        spec: bool,
+        status: bool,
+    ) -> Result<Option<GpuNode>, kube::Error> {
+        let name = key_of(wanted.meta());
+        let mut written = None;
+        if spec {
+            let object = GpuNode { status: None, ..wanted.clone() };
+            written = Some(api.patch(&name, &apply(), &Patch::Apply(&object)).await?);
+        }
+        if status {
+            let patch = json!({
+                "apiVersion": GpuNode::api_version(&()),
+                "kind": GpuNode::kind(&()),
+                "metadata": { "name": name },
+                "status": wanted.status,
+            });
+            written = Some(api.patch_status(&name, &apply(), &Patch::Apply(&patch)).await?);
+        }
+        Ok(written)
+    }
+}
+
+fn apply() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER_GATEWAY).force()
+}
