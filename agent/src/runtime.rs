@@ -56,6 +56,18 @@ pub struct Outcome {
     pub failed: Option<String>,
 }
 
+impl Outcome {
+    /// Whether anything came of it.
+    #[must_use]
+    pub fn progressed(&self) -> bool {
+        self.furnished
+            || self.gang.is_some()
+            || self.gang_deleted
+            || !self.created.is_empty()
+            || !self.deleted.is_empty()
+    }
+}
+
 /// Where members run.
 pub trait MemberRuntime: Send + Sync + 'static {
     /// What is there, then every change, for as long as the stream is held.

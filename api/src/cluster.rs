@@ -118,7 +118,7 @@ pub struct ClusterSpec {
         "self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self.matches('[1-9]') && \
          duration(self) <= duration('87600h')"
     )
-        .message("duration must be hours, minutes and seconds, above 0 and at most 87600h, such as \"72h\" or \"1h30m\""))]
+        .message("duration must be hours, minutes and seconds, above 0 and at most 87600h, such as \"1h30m\""))]
     pub duration: Option<String>,
     /// What happens when a Site goes away.
     #[serde(default)]
@@ -311,8 +311,8 @@ pub struct Disconnection {
     pub times: DisconnectionTimes,
 }
 
-/// What happens to a Cluster when members are lost with their Site. Default: Replace for Pods; Restart for Torch and Ray
-/// with a checkpoint store, Fail without one.
+/// What happens to a Cluster when members are lost with their Site. Default: Replace for Pods; Restart for Torch and
+/// Ray with a checkpoint store, Fail without one.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum DisconnectionPolicy {
     /// Only lost members move, the others run on.

@@ -26,8 +26,8 @@ pub enum Workload {
     Sequencer,
 }
 
-/// How far apart members may be, in rising order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// How far apart members may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Span {
     /// All on one Site.
     Site,

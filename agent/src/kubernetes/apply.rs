@@ -134,9 +134,10 @@ impl Steps<'_> {
         let namespace = self.id.site_namespace();
         let client = &self.site.client;
         self.server_side_apply(Api::all(client.clone()), &objects::namespace(self.id)).await?;
+        let (account, service) = (objects::service_account(self.id), objects::service(self.id, cluster));
         tokio::try_join!(
-            self.server_side_apply(Api::namespaced(client.clone(), &namespace), &objects::service_account(self.id)),
-            self.server_side_apply(Api::namespaced(client.clone(), &namespace), &objects::service(self.id, cluster)),
+            self.server_side_apply(Api::namespaced(client.clone(), &namespace), &account),
+            self.server_side_apply(Api::namespaced(client.clone(), &namespace), &service),
         )?;
         Ok(Done::Furnished)
     }

@@ -339,7 +339,7 @@ impl State {
         if outcome.furnished {
             self.namespaces.entry(id.cluster_uid.clone()).or_default().furnished = true;
         }
-        let progressed = super::progressed(&outcome);
+        let progressed = outcome.progressed();
         let Some(entry) = self.slices.get_mut(id) else { return true };
         entry.busy = false;
         let applied = entry.applying.take();

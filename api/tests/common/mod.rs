@@ -80,7 +80,8 @@ impl Base {
             Self::Torch => json!({"type": "Torch", "members": {"count": 2, "gpus": 8}, "template": template}),
             Self::Ray => json!({"type": "Ray", "members": {"count": 2, "gpus": 8}, "template": template}),
             Self::Slice => json!({
-                "site": "site-a", "cluster": "c", "clusterUid": "u", "type": "Pods", "phase": "Run", "epoch": 1, "term": 1,
+                "site": "site-a", "cluster": "c", "clusterUid": "u", "type": "Pods", "phase": "Run", "epoch": 1,
+                "term": 1,
                 "members": [{"rank": 0, "node": "n", "incarnation": 1}], "gpus": 1,
                 "rendezvous": {"worldSize": 1, "leaderIncarnation": 1},
                 "fence": {"stopSeconds": 60, "killSeconds": 90, "fenceSeconds": 120}, "template": template,

@@ -136,18 +136,14 @@ impl Inventory {
 
     /// Adds or replaces a node. A change is news of its Site, so nothing of that Site stays blocked.
     pub fn upsert_node(&mut self, facts: NodeFacts) {
-        let model = self.models.intern(&facts.model, || ModelEntry::new(&facts.model));
-        let offer = Offer {
-            key: PoolKey { model, memory_mib: facts.memory_mib, price: facts.price },
-            allocatable: facts.allocatable,
-            used_by_others: facts.used_by_others,
-            usable: facts.usable,
-        };
-        let site = self.sites.intern(&facts.site, || SiteEntry::new(&facts.site));
-        let known = self.sites.get(site).and_then(|s| s.nodes.get(facts.node.as_str())?.offer.as_ref());
+        let NodeFacts { site, node, model, memory_mib, allocatable, used_by_others, usable, price } = facts;
+        let model = self.models.intern(&model, || ModelEntry::new(&model));
+        let offer = Offer { key: PoolKey { model, memory_mib, price }, allocatable, used_by_others, usable };
+        let site = self.sites.intern(&site, || SiteEntry::new(&site));
+        let known = self.sites.get(site).and_then(|s| s.nodes.get(node.as_str())?.offer.as_ref());
         if known != Some(&offer) {
             self.unblock_site(site);
-            self.change(site, &facts.node, |node| node.offer = Some(offer));
+            self.change(site, &node, |node| node.offer = Some(offer));
         }
     }
 

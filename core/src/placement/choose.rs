@@ -29,7 +29,7 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Price of the cheapest so many members, in µUSDC per hour and GPU of each.
+    /// Price of the cheapest so many members, in millionths of USDC per hour for one GPU of each.
     fn cost(&self, members: u64) -> u128 {
         let mut left = members;
         let mut cost = 0;
@@ -225,7 +225,7 @@ fn assign(candidates: &[Candidate<'_>], chosen: &Chosen, request: &Request) -> D
             }
             // Lots are in order of price.
             share.price = lot.price;
-            for (node, count) in fill(lot.pool, lot.members.min(left), request.gpus()) {
+            for (node, count) in fill(lot.pool, left, request.gpus()) {
                 left -= u64::from(count);
                 push_runs(&mut share.nodes, node, (&mut ranks).take(count as usize));
             }
@@ -245,7 +245,7 @@ fn push_runs(nodes: &mut Vec<NodeShare>, node: &str, ranks: impl Iterator<Item =
     }
 }
 
-/// Nodes of a pool for so many members, which it takes, with the members of each.
+/// Nodes of a pool for so many members, or as many as it takes, with the members of each.
 ///
 /// Best fit: next comes the node that is left with the fewest free GPUs, of these the one with the fewest now, so that
 /// nodes get full and whole nodes stay whole.

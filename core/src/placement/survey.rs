@@ -43,7 +43,7 @@ pub(super) fn survey<'a>(inventory: &'a Inventory, request: &Request) -> Survey<
     let mut counts = [Tally::default(); Filter::ALL.len()];
     let mut capacity = Capacity::default();
     let mut near = Vec::new();
-    let mut places: BTreeMap<&str, Place> = BTreeMap::new();
+    let mut rooms: BTreeMap<&str, Place> = BTreeMap::new();
 
     for (_, site) in inventory.site_entries().iter() {
         let of_site = filter::site(request, site.facts.as_ref());
@@ -67,7 +67,7 @@ pub(super) fn survey<'a>(inventory: &'a Inventory, request: &Request) -> Survey<
                 };
                 if let Some((name, site)) = place {
                     let place = || Place { site, region: facts.region.clone(), gpus: 0 };
-                    places.entry(name).or_insert_with(place).gpus += free;
+                    rooms.entry(name).or_insert_with(place).gpus += free;
                 }
             }
             let members = pool.members(request.gpus());
@@ -86,7 +86,7 @@ pub(super) fn survey<'a>(inventory: &'a Inventory, request: &Request) -> Survey<
         }
     }
     // Of equals the first by name, which max_by_key would not give.
-    capacity.largest = places.into_values().rev().max_by_key(|place| place.gpus);
+    capacity.largest = rooms.into_values().rev().max_by_key(|place| place.gpus);
     let filters =
         Filter::ALL.into_iter().zip(counts).map(|(filter, excluded)| FilterCount { filter, excluded }).collect();
     let holds_more =

@@ -9,149 +9,265 @@ use std::time::Duration;
 
 use atoll_api::Site;
 use atoll_api::conditions::{self, site_reason};
-use jiff::Timestamp;
+use atoll_runtime::clock::boot_time;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::{Api, DeleteParams, Preconditions};
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
 use super::sites::Loss;
-use atoll_runtime::clock::boot_time;
 
 /// Looks again at least so often while anything is waited for: sleeping does not count suspended time, boot time does.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// A Lease that nobody refers to is deleted so long after its end.
+/// Looks again at most so often after a Site was called lost, in case the cache has not seen that yet.
+const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
+/// The Lease of a gateway that no Site names is deleted so long after its end.
 const KEEP_LEASES: Duration = Duration::from_hours(1);
 
-/// What this process has seen of gateways' Leases, on its boot-time clock.
-#[derive(Debug, Default)]
-struct Observed {
-    gateways: HashMap<String, Seen>,
+/// The session of a Site that is called connected.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Session {
+    site: String,
+    gateway: String,
+    number: i64,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
+impl Session {
+    fn of(site: &Site) -> Option<Self> {
+        let status = site.status.as_ref()?;
+        let session = status.session.as_ref().filter(|session| session.last_grant.is_none())?;
+        conditions::is_true(&status.conditions, conditions::site::CONNECTED).then(|| Self {
+            site: site.name_any(),
+            gateway: session.gateway.clone(),
+            number: session.number,
+        })
+    }
+}
+
+/// What this process has seen, on its boot-time clock.
+#[derive(Debug, Default)]
+struct Observed {
+    leases: HashMap<String, SeenLease>,
+    /// Sessions of our own that we do not keep, and since when: noted, and failed before they began.
+    unkept: HashMap<Session, Duration>,
+}
+
+#[derive(Debug)]
+struct SeenLease {
     version: Option<String>,
     since: Duration,
     /// How long it lasts from `since`; zero: it is over.
     lasts: Duration,
 }
 
-/// A Site to be called lost.
-#[derive(Debug, PartialEq, Eq)]
-struct Orphan {
-    site: String,
-    gateway: String,
-    number: i64,
-    /// How long ago its gateway's Lease ended.
-    ended_before: Duration,
-}
-
 impl Observed {
-    /// Takes in the present Leases, and which gateways Sites name.
-    fn update<'a>(&mut self, leases: &[impl AsRef<Lease>], named: impl Iterator<Item = &'a str>, now: Duration) {
-        let present: HashMap<String, &Lease> =
-            leases.iter().map(|lease| (lease.as_ref().name_any(), lease.as_ref())).collect();
-        let wanted: HashSet<String> = present.keys().cloned().chain(named.map(str::to_owned)).collect();
-        self.gateways.retain(|name, _| wanted.contains(name));
+    /// Takes in the present Leases, the sessions that Sites name but are not kept here, and this gateway's own name.
+    fn update<'a>(
+        &mut self,
+        leases: impl Iterator<Item = &'a Lease>,
+        sessions: &[Session],
+        own: &str,
+        now: Duration,
+    ) {
+        let present: HashMap<String, &Lease> = leases.map(|lease| (lease.name_any(), lease)).collect();
+        let named = sessions.iter().map(|session| session.gateway.clone());
+        let wanted: HashSet<String> = present.keys().cloned().chain(named).collect();
+        self.leases.retain(|name, _| wanted.contains(name));
         for name in wanted {
             let lease = present.get(&name);
             let version = lease.and_then(|lease| lease.resource_version());
-            let lasts = lease.map_or(Duration::ZERO, |lease| lasting(lease));
-            let known = self.gateways.get(&name);
-            if known.is_none_or(|seen| seen.version != version) {
-                self.gateways.insert(name, Seen { version, since: now, lasts });
+            if self.leases.get(&name).is_none_or(|seen| seen.version != version) {
+                let lasts = lease.map_or(Duration::ZERO, |lease| lasting(lease));
+                self.leases.insert(name, SeenLease { version, since: now, lasts });
             }
+        }
+        self.unkept.retain(|session, _| sessions.contains(session));
+        for session in sessions.iter().filter(|session| session.gateway == own) {
+            self.unkept.entry(session.clone()).or_insert(now);
         }
     }
 
-    /// When the Lease of this gateway ended or will end, if nothing changes.
-    fn end(&self, gateway: &str) -> Option<Duration> {
-        self.gateways.get(gateway).map(|seen| seen.since + seen.lasts)
+    /// When grants in this session ended or will end, if nothing changes.
+    fn end(&self, session: &Session) -> Option<Duration> {
+        self.unkept.get(session).copied().or_else(|| self.lease_end(&session.gateway))
+    }
+
+    fn lease_end(&self, gateway: &str) -> Option<Duration> {
+        self.leases.get(gateway).map(|seen| seen.since + seen.lasts)
     }
 }
 
 fn lasting(lease: &Lease) -> Duration {
-    let spec = lease.spec.clone().unwrap_or_default();
-    if spec.holder_identity.unwrap_or_default().is_empty() {
+    let Some(spec) = &lease.spec else { return Duration::ZERO };
+    if spec.holder_identity.as_deref().unwrap_or_default().is_empty() {
         return Duration::ZERO;
     }
     Duration::from_secs(spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0))
 }
 
-/// The Sites that are lost at `now`, and how long nothing else will be. Sites in `kept` are this gateway's own.
-fn orphans<'a>(
-    sites: impl Iterator<Item = &'a Site>,
-    kept: impl Fn(&str) -> bool,
+/// The sessions that are lost at `now`, each with how long ago its grants ended; and when there may be more.
+fn lost<'a>(
+    sessions: &'a [Session],
     observed: &Observed,
     patience: Duration,
     now: Duration,
-) -> (Vec<Orphan>, Option<Duration>) {
-    let (mut lost, mut next) = (Vec::new(), None);
-    for site in sites {
-        let name = site.name_any();
-        let Some((gateway, number)) = session(site) else { continue };
-        if kept(&name) {
-            continue;
-        }
-        let Some(end) = observed.end(gateway) else { continue };
-        match (end + patience).checked_sub(now) {
-            Some(wait) if !wait.is_zero() => next = Some(next.map_or(wait, |next: Duration| next.min(wait))),
-            _ => lost.push(Orphan {
-                site: name,
-                gateway: gateway.to_owned(),
-                number,
-                ended_before: now.saturating_sub(end),
-            }),
+) -> (Vec<(&'a Session, Duration)>, Option<Duration>) {
+    let (mut lost, mut next) = (Vec::new(), None::<Duration>);
+    for session in sessions {
+        let Some(end) = observed.end(session) else { continue };
+        let wait = (end + patience).saturating_sub(now);
+        if wait.is_zero() {
+            lost.push((session, now.saturating_sub(end)));
+        } else {
+            next = Some(next.map_or(wait, |next| next.min(wait)));
         }
     }
     (lost, next)
 }
 
-/// The session of a Site that is called connected.
-fn session(site: &Site) -> Option<(&str, i64)> {
-    let status = site.status.as_ref()?;
-    let session = status.session.as_ref().filter(|session| session.last_grant.is_none())?;
-    conditions::is_true(&status.conditions, conditions::site::CONNECTED)
-        .then_some((session.gateway.as_str(), session.number))
-}
-
 /// Watches for Sites whose gateway is gone, until `shutdown`.
-pub async fn watch(gateway: &Gateway, shutdown: CancellationToken) {
-    let (mut sites, mut leases) = (gateway.caches.sites.subscribe(), gateway.caches.leases.subscribe());
+pub async fn watch(gateway: &Gateway, leases: &Api<Lease>, shutdown: CancellationToken) {
+    let (mut sites_changed, mut leases_changed) =
+        (gateway.caches.sites.subscribe(), gateway.caches.leases.subscribe());
     let mut observed = Observed::default();
     loop {
-        let (all, present) = (gateway.caches.sites.all(), gateway.caches.leases.all());
+        let present = gateway.caches.leases.all();
+        let sessions: Vec<Session> = gateway
+            .caches
+            .sites
+            .all()
+            .iter()
+            .filter(|site| !gateway.registry.keeps(&site.name_any()))
+            .filter_map(|site| Session::of(site))
+            .collect();
         let now = boot_time();
-        let named = all.iter().filter_map(|site| session(site)).map(|(gateway, _)| gateway);
-        observed.update(&present, named, now);
-        // A session of ours that we do not keep was claimed, and failed before it began.
-        let kept = |site: &str| gateway.registry.contains(site);
-        let patience = gateway.settings.suspect_after;
-        let (lost, next) = orphans(all.iter().map(AsRef::as_ref), kept, &observed, patience, now);
-        for orphan in &lost {
-            if orphan.gateway == gateway.name && !observed_absent(&observed, &gateway.name) {
-                continue;
-            }
-            let last_grant = Timestamp::now()
-                .checked_sub(jiff::SignedDuration::try_from(orphan.ended_before).unwrap_or_default())
-                .unwrap_or_else(|_| Timestamp::now());
+        observed.update(present.iter().map(AsRef::as_ref), &sessions, &gateway.name, now);
+        let (lost, next) = lost(&sessions, &observed, gateway.settings.suspect_after, now);
+        let sleep = if lost.is_empty() { next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP) } else { SHORTEST_SLEEP };
+        for (session, ended_before) in lost {
+            let ended_before = SignedDuration::try_from(ended_before).unwrap_or_default();
             let loss = Loss {
-                gateway: orphan.gateway.clone(),
-                number: orphan.number,
-                last_grant,
+                gateway: session.gateway.clone(),
+                number: session.number,
+                last_grant: Timestamp::now().saturating_sub(ended_before).unwrap_or_default(),
                 reason: site_reason::GATEWAY_LOST,
             };
-            gateway.sites.lose(&orphan.site, &loss, &shutdown).await;
+            gateway.sites.lose(&session.site, &loss, &shutdown).await;
         }
-        delete_old(gateway, &observed, &all, &present, now).await;
-        let sleep = if lost.is_empty() { next.unwrap_or(KEEP_LEASES).min(LONGEST_SLEEP) } else { Duration::ZERO };
+        for lease in &present {
+            let name = lease.name_any();
+            let named = name == gateway.name || sessions.iter().any(|session| session.gateway == name);
+            if !named && observed.lease_end(&name).is_some_and(|end| now > end + KEEP_LEASES) {
+                delete(leases, lease).await;
+            }
+        }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            result = sites.changed() => if result.is_err() { return },
-            result = leases.changed() => if result.is_err() { return },
-            () = tokio::time::sleep(sleep.max(Duration::from_millis(100))) => {}
+            () = tokio::time::sleep(sleep.max(Duration::from_millis(10))) => {}
+            changed = sites_changed.changed() => if changed.is_err() { return },
+            changed = leases_changed.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+async fn delete(api: &Api<Lease>, lease: &Lease) {
+    let conditions = Preconditions { uid: lease.uid(), resource_version: lease.resource_version() };
+    let name = lease.name_any();
+    match api.delete(&name, &DeleteParams::default().preconditions(conditions)).await {
+        Ok(_) => tracing::info!(lease = name, "deleted the Lease of a gateway that is long gone"),
+        Err(error) => tracing::debug!(%error, lease = name, "cannot delete the Lease of a gateway that is long gone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_api::{SiteSession, SiteStatus};
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use kube::api::ObjectMeta;
+
+    use super::super::fixtures;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn lease(name: &str, version: u64, holder: &str) -> Lease {
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                resource_version: Some(version.to_string()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(holder.to_owned()),
+                lease_duration_seconds: Some(300),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    fn session(gateway: &str) -> Session {
+        Session { site: "site-a".to_owned(), gateway: gateway.to_owned(), number: 1 }
+    }
+
+    fn verdict(observed: &Observed, gateway: &str, now: u64) -> Result<Duration, Option<Duration>> {
+        let sessions = [session(gateway)];
+        let (lost, next) = lost(&sessions, observed, PATIENCE, s(now));
+        lost.first().map(|(_, ended_before)| *ended_before).ok_or(next)
+    }
+
+    #[test]
+    fn a_gateways_lease_lasts_from_when_it_was_seen_to_change() {
+        let mut observed = Observed::default();
+        let sessions = [session("old")];
+        observed.update([lease("old", 1, "old")].iter(), &sessions, "new", s(1_000));
+        assert_eq!(verdict(&observed, "old", 1_100), Err(Some(s(230))));
+        observed.update([lease("old", 1, "old")].iter(), &sessions, "new", s(1_100));
+        assert_eq!(verdict(&observed, "old", 1_330), Ok(s(30)), "seeing it again does not prolong it");
+        observed.update([lease("old", 2, "old")].iter(), &sessions, "new", s(1_200));
+        assert_eq!(verdict(&observed, "old", 1_330), Err(Some(s(200))), "a renewal does");
+    }
+
+    #[test]
+    fn a_released_or_absent_lease_is_over_when_it_is_first_seen_so() {
+        for leases in [vec![], vec![lease("old", 9, "")]] {
+            let mut observed = Observed::default();
+            observed.update(leases.iter(), &[session("old")], "new", s(1_000));
+            observed.update(leases.iter(), &[session("old")], "new", s(1_020));
+            assert_eq!(verdict(&observed, "old", 1_029), Err(Some(s(1))));
+            assert_eq!(verdict(&observed, "old", 1_030), Ok(s(30)));
+        }
+    }
+
+    #[test]
+    fn a_session_of_our_own_that_never_began_is_lost_although_our_lease_lives() {
+        let mut observed = Observed::default();
+        for now in [1_000, 1_020] {
+            observed.update([lease("me", now, "me")].iter(), &[session("me")], "me", s(now));
+        }
+        assert_eq!(verdict(&observed, "me", 1_020), Err(Some(s(10))));
+        assert_eq!(verdict(&observed, "me", 1_030), Ok(s(30)));
+    }
+
+    #[test]
+    fn only_sites_that_are_called_connected_are_looked_at() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut site = fixtures::site("site-a");
+        assert_eq!(Session::of(&site), None);
+        let mut status = SiteStatus {
+            session: Some(SiteSession { number: 1, gateway: "old".to_owned(), ..SiteSession::default() }),
+            ..SiteStatus::default()
+        };
+        conditions::set_condition(&mut status.conditions, conditions::site::CONNECTED, true, "R", "", None, now);
+        site.status = Some(status.clone());
+        assert_eq!(Session::of(&site), Some(session("old")));
+        conditions::set_condition(&mut status.conditions, conditions::site::CONNECTED, false, "R", "", None, now);
+        site.status = Some(status);
+        assert_eq!(Session::of(&site), None);
     }
 }

@@ -269,22 +269,26 @@ impl Scheduler {
     }
 
     fn not_bound(&mut self, binding: &Binding, until: Duration) {
-        if self.cache.forget(&binding.pod, &binding.uid) {
+        let forgotten = self.cache.forget(&binding.pod, &binding.uid);
+        let pod = self.cache.pod(&binding.pod).filter(|pod| pod.uid == binding.uid).cloned();
+        let Some(key) = &binding.gang else {
             self.queue.wake();
-        }
-        match &binding.gang {
-            Some(key) => {
-                if let Some(entry) = self.gangs.get_mut(key) {
-                    entry.binding.remove(&binding.pod.name);
-                    self.queue.delay(Work::Gang(key.clone()), Self::order(entry), until);
-                }
+            if let Some(pod) = pod.filter(|pod| pod.waits()) {
+                self.queue.delay(Work::Pod(binding.pod.clone()), pod_order(&pod), until);
             }
-            None => {
-                if let Some(pod) = self.cache.pod(&binding.pod).filter(|pod| pod.waits()) {
-                    self.queue.delay(Work::Pod(binding.pod.clone()), pod_order(pod), until);
-                }
-            }
+            return;
+        };
+        let Some(entry) = self.gangs.get_mut(key) else {
+            self.queue.wake();
+            return;
+        };
+        entry.binding.remove(&binding.pod.name);
+        match pod {
+            // Nobody else gets the room that a half-bound gang needs.
+            Some(pod) if forgotten => self.cache.hold(key, &binding.pod.name, &binding.node, &pod.shape),
+            _ => self.queue.wake(),
         }
+        self.queue.delay(Work::Gang(key.clone()), Self::order(entry), until);
     }
 
     fn expire(&mut self, now: Duration) -> Option<Attempt> {

@@ -34,10 +34,13 @@ pub fn with_spec(mut cluster: Value, change: &Value) -> Value {
     cluster
 }
 
-/// Short fence times, so that tests of lost Sites take seconds.
+/// A change of a Cluster's spec to short fence times, so that tests of lost Sites take seconds.
 #[must_use]
 pub fn short_fence() -> Value {
-    json!({"times": {"stopSeconds": 3, "killSeconds": 4, "fenceSeconds": 5}})
+    json!({
+        "disconnection": {"times": {"stopSeconds": 3, "killSeconds": 5, "fenceSeconds": 6}},
+        "template": {"spec": {"terminationGracePeriodSeconds": 1}},
+    })
 }
 
 fn merge(target: &mut Value, change: &Value) {

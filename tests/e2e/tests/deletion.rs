@@ -93,8 +93,7 @@ async fn a_namespace_with_members_on_an_absent_site_hangs_no_longer_than_the_fen
     let network = network().await?;
     let client = network.client();
     clusters::create_namespace(&client, "tenant").await?;
-    let spec = json!({"disconnection": clusters::short_fence()});
-    clusters::create(&client, "tenant", &with_spec(pods("wide", 6, 8, H100), &spec)).await?;
+    clusters::create(&client, "tenant", &with_spec(pods("wide", 6, 8, H100), &clusters::short_fence())).await?;
     clusters::wait_state(&client, "tenant", "wide", "Running", LIMIT).await?;
     network.sites[1].link.cut();
     let since = Instant::now();
@@ -103,7 +102,7 @@ async fn a_namespace_with_members_on_an_absent_site_hangs_no_longer_than_the_fen
     wait_gone(&namespaces, "tenant", LIMIT).await?;
     let took = since.elapsed();
     println!(
-        "with a Site away the tenant's namespace was gone after {took:?} (fence 5 s, namespace controller up to 15 s)"
+        "with a Site away the tenant's namespace was gone after {took:?} (fence 6 s, namespace controller up to 15 s)"
     );
     // The namespace controller looks again with its own backoff: 5 s to begin, and up to 15 s more after the fence.
     assert!(took < Duration::from_secs(25), "{took:?}");

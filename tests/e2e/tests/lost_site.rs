@@ -9,7 +9,6 @@ use atoll_e2e::{Network, NetworkOptions, SiteOptions, judge};
 use atoll_testkit::nodes::NodeProfile;
 use atoll_testkit::require;
 use atoll_testkit::wait::wait_for;
-use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(40);
 const H100: &str = "h100-sxm5-80gb";
@@ -25,8 +24,7 @@ async fn members_of_a_lost_site_are_replaced_and_survivors_run_on() -> Result<()
     options.hub.suspect_after_seconds = 30;
     let network = Network::start(options).await?;
     let client = network.client();
-    let spec = json!({"disconnection": clusters::short_fence()});
-    clusters::create(&client, "default", &with_spec(pods("wide", 3, 8, H100), &spec)).await?;
+    clusters::create(&client, "default", &with_spec(pods("wide", 3, 8, H100), &clusters::short_fence())).await?;
     let before = clusters::wait_state(&client, "default", "wide", "Running", LIMIT).await?;
     let placement = before.status.as_ref().unwrap().placement.as_ref().unwrap();
     assert_eq!(placement.sites.len(), 2, "two on alpha, one on another Site");

@@ -128,6 +128,16 @@ fn asked() -> impl Strategy<Value = Request> {
     })
 }
 
+/// Most requests of [`asked`] leave little; these leave a choice.
+fn open() -> impl Strategy<Value = Request> {
+    (1..16u32, 0..16u32, 1..3u32, prop::sample::select(vec![Span::Site, Span::Region, Span::Any]))
+        .prop_map(|(members, min_new, gpus, span)| Request { min_new, ..request(members, gpus, span) })
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    prop_oneof![asked(), open()]
+}
+
 fn holdings(decision: &Decision, gpus: u32) -> Vec<Holding> {
     let mut holdings = Vec::new();
     for site in &decision.sites {
@@ -219,7 +229,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn a_decision_keeps_every_rule(world in world(), request in asked()) {
+    fn a_decision_keeps_every_rule(world in world(), request in any_request()) {
         let inv = world.inventory();
         if let Ok(decision) = place(&inv, &request) {
             check(&world, &inv, &request, &decision)?;
@@ -227,7 +237,7 @@ proptest! {
     }
 
     #[test]
-    fn equal_inventories_give_equal_answers(world in world(), request in asked()) {
+    fn equal_inventories_give_equal_answers(world in world(), request in any_request()) {
         let mut shuffled = world.clone();
         shuffled.nodes.reverse();
         shuffled.sites.reverse();
@@ -238,7 +248,7 @@ proptest! {
     }
 
     #[test]
-    fn a_decision_takes_as_many_as_it_can(world in world(), request in asked()) {
+    fn a_decision_takes_as_many_as_it_can(world in world(), request in any_request()) {
         let inv = world.inventory();
         if let Ok(decision) = place(&inv, &request)
             && decision.members() < request.ranks.len() as u64
@@ -249,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn no_choice_of_fewer_sites_would_do(world in world(), request in asked()) {
+    fn no_choice_of_fewer_sites_would_do(world in world(), request in any_request()) {
         let request = Request { span: Span::Any, ..request };
         let inv = world.inventory();
         if let Ok(decision) = place(&inv, &request) {
@@ -280,7 +290,7 @@ proptest! {
     }
 
     #[test]
-    fn more_capacity_never_hurts(world in world(), request in asked(), grown in 0..14usize, gpus in 0..5u32) {
+    fn more_capacity_never_hurts(world in world(), request in any_request(), grown in 0..14usize, gpus in 0..5u32) {
         let mut inv = world.inventory();
         let before = place(&inv, &request).map_or(0, |decision| decision.members());
         let mut facts = world.nodes[grown % world.nodes.len()].clone();
@@ -292,7 +302,7 @@ proptest! {
     }
 
     #[test]
-    fn what_would_fit_does_fit(world in world(), request in asked()) {
+    fn what_would_fit_does_fit(world in world(), request in any_request()) {
         let inv = world.inventory();
         if let Err(refusal) = place(&inv, &request) {
             for fit in &refusal.fits {
@@ -310,7 +320,7 @@ proptest! {
     }
 
     #[test]
-    fn filters_count_every_gpu_once(world in world(), request in asked()) {
+    fn filters_count_every_gpu_once(world in world(), request in any_request()) {
         let inv = world.inventory();
         let explanation = explain(&inv, &request);
         prop_assert_eq!(explanation.filters.iter().map(|count| count.filter).collect::<Vec<_>>(), Filter::ALL);
@@ -322,7 +332,7 @@ proptest! {
     }
 
     #[test]
-    fn one_decision_after_another_never_overbooks(world in world(), requests in prop::collection::vec(asked(), 1..8)) {
+    fn one_decision_after_another_never_overbooks(world in world(), requests in prop::collection::vec(any_request(), 1..8)) {
         let mut inv = world.inventory();
         let before = inv.overbooked().count();
         for (i, request) in requests.into_iter().enumerate() {

@@ -60,6 +60,12 @@ fn choices() {
         ("a member stays on one node", &[("a", "eu", &[3, 3, 4])], request(1, 4, Span::Site), "a@2: n2 0"),
         ("no stray GPUs", &[("a", "eu", &[3, 2])], request(1, 2, Span::Site), "a@2: n1 0"),
         (
+            "a node that gets full before a smaller one",
+            &[("a", "eu", &[3, 4])],
+            request(2, 2, Span::Site),
+            "a@2: n1 0-1",
+        ),
+        (
             "the fewest Sites, and of the last the smallest that does",
             &[("a", "eu", &[3]), ("b", "eu", &[5]), ("c", "eu", &[4])],
             request(8, 1, Span::Any),
@@ -117,6 +123,17 @@ fn the_cheapest_gpus_that_do() {
             Fit { change: Change::MaxPrice(MicroUsd(2_000_000)), members: 5 }
         ]
     );
+}
+
+#[test]
+fn a_cheap_site_that_would_make_one_more_is_left_out() {
+    let mut inv = network(&[("b", "eu", &[4]), ("c", "eu", &[4]), ("d", "eu", &[4]), ("a", "eu", &[])]);
+    for (site, gpus, price) in [("a", 1, 1), ("d", 4, 2)] {
+        inv.upsert_node(crate::inventory::NodeFacts { price: Some(MicroUsd(price)), ..node(site, "n0", "h100", gpus) });
+    }
+    assert_eq!(decided(&inv, &request(8, 1, Span::Any)), "d@0.000002: n0 0-3; b@2: n0 4-7");
+    assert_eq!(decided(&inv, &request(5, 1, Span::Any)), "d@0.000002: n0 0-3; a@0.000001: n0 4");
+    assert_eq!(decided(&inv, &request(9, 1, Span::Any)), "a@0.000001: n0 0; d@0.000002: n0 1-4; b@2: n0 5-8");
 }
 
 #[test]
@@ -219,8 +236,8 @@ fn messages() {
              a100-sxm4-80gb; or region eu-west too.",
         ),
         (
-            Request { suppliers: only(&["uni"]), ..h100(3, 8, Span::Any) },
-            "asked 3 members of 8 GPUs (h100-sxm5-80gb) on any Sites; 96 such GPUs exist, 16 are free (left out: 48 of \
+            Request { suppliers: only(&["uni"]), ..h100(5, 8, Span::Any) },
+            "asked 5 members of 8 GPUs (h100-sxm5-80gb) on any Sites; 96 such GPUs exist, 16 are free (left out: 48 of \
              other suppliers). Would fit now: 2 members; or model a100-sxm4-80gb; or supplier acme too.",
         ),
         (

@@ -51,7 +51,7 @@ pub async fn show(narrator: &mut Narrator) -> Result<Demo> {
         narrator.step("Run a Torch Cluster of two processes on the real node", demo.torch_on_real_node()).await?;
     }
     narrator
-        .step("Ask why it is where it is: kubectl atoll explain", demo.run(&["atoll", "explain", "short-fence"]))
+        .step("Ask why it is where it is: kubectl atoll explain", demo.run(&["atoll", "explain", &short_fence()?]))
         .await?;
     narrator.step("Cut one Site off and see its members replaced", demo.cut_a_site_off()).await?;
     narrator.step("Plug the Site in again and see that it runs only what the hub lists", demo.plug_in()).await?;
@@ -147,7 +147,7 @@ impl Demo {
             println!("  export KUBECONFIG={}   # the Site {}", site.plane.kubeconfig().display(), site.options.name);
         }
         println!(
-            "\n  kubectl get clusters,sites,gpumodels\n  kubectl atoll explain short-fence\n  kubectl delete -f examples/"
+            "\n  kubectl get clusters,sites,gpumodels\n  kubectl atoll explain nervous\n  kubectl delete -f examples/"
         );
     }
 }

@@ -1,0 +1,176 @@
+//! What the hub was told of the inventory and what it is still to be told.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use atoll_wire::digest;
+use atoll_wire::limits::{MAX_NODES, MAX_NODES_PER_MESSAGE};
+use atoll_wire::v1::{InventoryDelta, Node};
+use tokio::sync::{Notify, watch};
+
+use super::facts::Facts;
+
+/// The inventory, shared by who watches the Site and who talks to the hub.
+#[derive(Debug)]
+pub struct InventoryBook {
+    inner: Mutex<Inner>,
+    news: Notify,
+    listed: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    facts: Facts,
+    /// Nodes that changed since the session's hello.
+    changed: BTreeSet<String>,
+    all: bool,
+}
+
+impl Default for InventoryBook {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), news: Notify::new(), listed: watch::Sender::new(false) }
+    }
+}
+
+impl InventoryBook {
+    /// Waits until the Site's Nodes and pods were listed once.
+    pub async fn listed(&self) {
+        let mut listed = self.listed.subscribe();
+        // The sender lives as long as this book.
+        let _ = listed.wait_for(|listed| *listed).await;
+    }
+
+    pub(super) fn set_listed(&self) {
+        self.listed.send_replace(true);
+    }
+
+    /// A session begins: the digest of all nodes. What changes from now on is news.
+    pub fn begin(&self) -> [u8; 32] {
+        let mut inner = self.lock();
+        inner.changed.clear();
+        inner.all = false;
+        digest::inventory(inner.facts.nodes().values())
+    }
+
+    /// The hub knows another inventory: everything is news.
+    pub fn want_all(&self) {
+        self.lock().all = true;
+        self.news.notify_one();
+    }
+
+    /// Waits until there is something to tell.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// What is to be told, in messages of bounded size.
+    pub fn take(&self) -> Vec<InventoryDelta> {
+        let mut inner = self.lock();
+        let changed = std::mem::take(&mut inner.changed);
+        if std::mem::take(&mut inner.all) {
+            return full(inner.facts.nodes().values().take(MAX_NODES).cloned().collect());
+        }
+        let nodes = inner.facts.nodes();
+        let (there, gone): (Vec<String>, Vec<String>) =
+            changed.into_iter().partition(|name| nodes.contains_key(name));
+        let there: Vec<Node> = there.iter().filter_map(|name| nodes.get(name).cloned()).collect();
+        let changed = there
+            .chunks(MAX_NODES_PER_MESSAGE)
+            .map(|nodes| InventoryDelta { nodes: nodes.to_vec(), ..InventoryDelta::default() });
+        let removed = gone
+            .chunks(MAX_NODES_PER_MESSAGE)
+            .map(|removed| InventoryDelta { removed: removed.to_vec(), ..InventoryDelta::default() });
+        changed.chain(removed).collect()
+    }
+
+    /// How many nodes have GPUs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().facts.nodes().len()
+    }
+
+    /// Whether no node has GPUs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Lets `change` change the facts; it names the nodes that became different.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Facts) -> BTreeSet<String>) {
+        let news = {
+            let mut inner = self.lock();
+            let changed = change(&mut inner.facts);
+            let news = !changed.is_empty();
+            inner.changed.extend(changed);
+            news
+        };
+        if news {
+            self.news.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything, at least one message so that an empty inventory is told too.
+fn full(nodes: Vec<Node>) -> Vec<InventoryDelta> {
+    let mut parts: Vec<InventoryDelta> = nodes
+        .chunks(MAX_NODES_PER_MESSAGE)
+        .map(|nodes| InventoryDelta { full: true, nodes: nodes.to_vec(), removed: Vec::new(), more: true })
+        .collect();
+    match parts.last_mut() {
+        Some(last) => last.more = false,
+        None => parts.push(InventoryDelta { full: true, ..InventoryDelta::default() }),
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, allocatable: u32) -> Node {
+        Node { name: name.into(), allocatable, ..Node::default() }
+    }
+
+    fn set(book: &InventoryBook, name: &str, node: Option<Node>) {
+        book.change(|facts| if facts.set_node(name, node) { BTreeSet::from([name.to_owned()]) } else { BTreeSet::new() });
+    }
+
+    #[test]
+    fn only_what_changed_since_the_hello_is_told() {
+        let book = InventoryBook::default();
+        set(&book, "a", Some(node("a", 8)));
+        set(&book, "b", Some(node("b", 8)));
+        let before = book.begin();
+        assert_eq!(book.take(), []);
+        set(&book, "a", Some(node("a", 8)));
+        assert_eq!(book.take(), [], "the same again is no news");
+        set(&book, "a", Some(node("a", 4)));
+        set(&book, "b", None);
+        let told = book.take();
+        assert_eq!(told.iter().flat_map(|delta| &delta.nodes).collect::<Vec<_>>(), [&node("a", 4)]);
+        assert_eq!(told.iter().flat_map(|delta| &delta.removed).collect::<Vec<_>>(), ["b"]);
+        assert_ne!(book.begin(), before);
+    }
+
+    #[test]
+    fn everything_comes_in_parts_of_which_the_last_says_so() {
+        let book = InventoryBook::default();
+        book.want_all();
+        let told = book.take();
+        assert_eq!((told.len(), told[0].full, told[0].more), (1, true, false), "nothing is something to tell");
+        for index in 0..=MAX_NODES_PER_MESSAGE {
+            let name = format!("n{index:05}");
+            set(&book, &name, Some(node(&name, 1)));
+        }
+        book.want_all();
+        let told = book.take();
+        let parts: Vec<(usize, bool, bool)> =
+            told.iter().map(|delta| (delta.nodes.len(), delta.full, delta.more)).collect();
+        assert_eq!(parts, [(MAX_NODES_PER_MESSAGE, true, true), (1, true, false)]);
+        assert_eq!(book.take(), [], "told once");
+    }
+}

@@ -1,0 +1,96 @@
+//! Reads from the hub's API server.
+
+use std::fmt::Debug;
+
+use anyhow::Context;
+use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site};
+use kube::api::ListParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, Resource};
+use serde::de::DeserializeOwned;
+
+use crate::args::Hub;
+use crate::error::Error;
+
+/// Objects of one answer; hubs have many nodes.
+const PAGE: u32 = 1000;
+
+/// Everything that a decision depends on.
+#[derive(Debug, Default)]
+pub struct Objects {
+    /// The catalogue.
+    pub models: Vec<GpuModel>,
+    /// All Sites.
+    pub sites: Vec<Site>,
+    /// The hub's copies of all nodes.
+    pub nodes: Vec<GpuNode>,
+    /// Clusters that may be read.
+    pub clusters: Vec<Cluster>,
+    /// Slices that may be read.
+    pub slices: Vec<ClusterSlice>,
+    /// Other namespaces may not be read.
+    pub own_namespace_only: bool,
+}
+
+/// A client for the hub that the flags name.
+pub async fn connect(hub: &Hub) -> Result<Client, Error> {
+    let options = KubeConfigOptions { context: hub.context.clone(), ..KubeConfigOptions::default() };
+    let config = match &hub.kubeconfig {
+        Some(path) => from_file(path, &options).await,
+        None if hub.context.is_some() => Config::from_kubeconfig(&options).await.context("cannot load the kubeconfig"),
+        None => Config::infer().await.context("there is no kubeconfig"),
+    };
+    let config = config.map_err(Error::Kubeconfig)?;
+    Client::try_from(config).context("the kubeconfig cannot be used").map_err(Error::Kubeconfig)
+}
+
+async fn from_file(path: &std::path::Path, options: &KubeConfigOptions) -> anyhow::Result<Config> {
+    let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(file, options).await;
+    config.with_context(|| format!("{} cannot be used", path.display()))
+}
+
+/// Reads what a decision depends on. Who may not read other namespaces gets only `namespace`'s Clusters and slices.
+pub async fn objects(client: &Client, namespace: &str) -> Result<Objects, Error> {
+    let (models, sites, nodes, held) = tokio::try_join!(
+        list(Api::<GpuModel>::all(client.clone())),
+        list(Api::<Site>::all(client.clone())),
+        list(Api::<GpuNode>::all(client.clone())),
+        held(client, namespace),
+    )?;
+    let (clusters, slices, own_namespace_only) = held;
+    Ok(Objects { models, sites, nodes, clusters, slices, own_namespace_only })
+}
+
+async fn held(client: &Client, namespace: &str) -> kube::Result<(Vec<Cluster>, Vec<ClusterSlice>, bool)> {
+    let all =
+        tokio::try_join!(list(Api::<Cluster>::all(client.clone())), list(Api::<ClusterSlice>::all(client.clone())));
+    match all {
+        Ok((clusters, slices)) => Ok((clusters, slices, false)),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            let (clusters, slices) = tokio::try_join!(
+                list(Api::<Cluster>::namespaced(client.clone(), namespace)),
+                list(Api::<ClusterSlice>::namespaced(client.clone(), namespace)),
+            )?;
+            Ok((clusters, slices, true))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// All objects of a kind, page by page.
+pub async fn list<K>(api: Api<K>) -> kube::Result<Vec<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    let mut items = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        items.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(items),
+        }
+    }
+}

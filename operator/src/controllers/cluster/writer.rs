@@ -1,0 +1,292 @@
+//! Writes: one at a time for each Cluster, a bounded number in flight, each only while leadership lasts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_api::names::{FIELD_MANAGER_OPERATOR, SLICE_FINALIZER};
+use atoll_api::{Cluster, ClusterSlice};
+use atoll_runtime::backoff::Backoff;
+use atoll_runtime::leader::Leadership;
+use futures::future::join_all;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use crate::metrics::Metrics;
+
+/// Requests in flight.
+const IN_FLIGHT: usize = 64;
+
+/// One write of a slice.
+#[derive(Clone, Debug)]
+pub enum SliceWrite {
+    /// Server-side apply.
+    Apply(Box<ClusterSlice>),
+    /// Start the deletion of this very object.
+    Delete(Arc<ClusterSlice>),
+    /// Take the finalizer away.
+    Release(Arc<ClusterSlice>),
+}
+
+/// What is to be written for one Cluster.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// PUT of the status, with the resourceVersion that it was decided on.
+    Status(Box<Cluster>),
+    /// Slices.
+    Slices(Vec<SliceWrite>),
+    /// Deletion of the Cluster itself.
+    Delete(Arc<Cluster>),
+    /// No write: whether the Cluster of this namespace, name and UID really is gone, before its slices are deleted.
+    Confirm {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// UID.
+        uid: String,
+    },
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// UID of the Cluster.
+    pub uid: String,
+    /// resourceVersion of the Cluster that the watch must reach before anything else is decided.
+    pub cluster: Option<u64>,
+    /// The same for slices, by name.
+    pub slices: Vec<(String, u64)>,
+    /// Slices that were found to be gone.
+    pub gone: Vec<String>,
+    /// The status was written.
+    pub committed: bool,
+    /// The Cluster is gone, as far as a read of it can tell.
+    pub confirmed_gone: bool,
+    /// Something was refused; to be tried again after a while.
+    pub failed: bool,
+}
+
+/// Performs jobs.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    leadership: Arc<Leadership>,
+    metrics: Metrics,
+    permits: Arc<Semaphore>,
+    backoff: Arc<Backoff<String>>,
+}
+
+/// The resourceVersion as a number: since Kubernetes 1.35 they can be compared.
+#[must_use]
+pub fn version(object: &impl ResourceExt) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+/// What an error means for who wrote.
+enum Failure {
+    /// Somebody else wrote first.
+    Conflict,
+    /// The object is gone.
+    Gone,
+    /// The API server refused; the same write again is refused again.
+    Refused(kube::Error),
+    /// It is not known whether the write happened.
+    Unknown(kube::Error),
+    /// Leadership ended before the write.
+    NotLeading,
+}
+
+impl Failure {
+    fn of(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) if status.is_conflict() => Self::Conflict,
+            kube::Error::Api(status) if status.is_not_found() => Self::Gone,
+            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => Self::Refused(error),
+            _ => Self::Unknown(error),
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Gone => "gone",
+            Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unreachable",
+            Self::NotLeading => "not_leading",
+        }
+    }
+}
+
+impl Writer {
+    /// A writer for this term.
+    #[must_use]
+    pub fn new(client: Client, leadership: Arc<Leadership>, metrics: Metrics) -> Self {
+        Self {
+            client,
+            leadership,
+            metrics,
+            permits: Arc::new(Semaphore::new(IN_FLIGHT)),
+            backoff: Arc::new(Backoff::new(Duration::from_millis(200), Duration::from_secs(30))),
+        }
+    }
+
+    /// Performs `job`. A write whose fate is not known is repeated as it is until it is known: it carries a
+    /// resourceVersion or applies the same thing, so it happens once.
+    pub async fn perform(&self, uid: String, job: Job) -> Outcome {
+        let mut outcome = Outcome { uid: uid.clone(), ..Outcome::default() };
+        match job {
+            Job::Status(cluster) => self.put_status(&cluster, &mut outcome).await,
+            Job::Slices(writes) => {
+                for done in join_all(writes.iter().map(|write| self.write_slice(&uid, write))).await {
+                    match done {
+                        SliceDone::At(name, version) => outcome.slices.push((name, version)),
+                        SliceDone::Gone(name) => outcome.gone.push(name),
+                        SliceDone::Later => {}
+                        SliceDone::Failed => outcome.failed = true,
+                    }
+                }
+            }
+            Job::Delete(cluster) => self.delete(&cluster, &mut outcome).await,
+            Job::Confirm { namespace, name, uid } => {
+                let api: Api<Cluster> = Api::namespaced(self.client.clone(), &namespace);
+                match self.until_known("Cluster", &uid, || api.get_opt(&name)).await {
+                    Ok(found) => {
+                        outcome.confirmed_gone = found.is_none_or(|cluster| cluster.metadata.uid.as_deref() != Some(&uid));
+                    }
+                    Err(_) => outcome.failed = true,
+                }
+            }
+        }
+        if !outcome.failed {
+            self.backoff.reset(&uid);
+        }
+        outcome
+    }
+
+    /// How long to wait before deciding again about a Cluster of which a write was refused.
+    #[must_use]
+    pub fn pause(&self, uid: &String) -> Duration {
+        self.backoff.next(uid)
+    }
+
+    async fn put_status(&self, cluster: &Cluster, outcome: &mut Outcome) {
+        let api: Api<Cluster> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
+        let name = cluster.name_any();
+        let timer = self.metrics.commit_seconds.start_timer();
+        let put = || api.replace_status(&name, &PostParams::default(), cluster);
+        let written = self.until_known("Cluster", &outcome.uid, put).await;
+        timer.observe_duration();
+        match written {
+            Ok(written) => {
+                outcome.cluster = Some(version(&written));
+                outcome.committed = true;
+            }
+            // The watch brings what was written instead; this read only says how far it must have come.
+            Err(Failure::Conflict) => match self.until_known("Cluster", &outcome.uid, || api.get_opt(&name)).await {
+                Ok(found) => outcome.cluster = found.as_ref().map(version),
+                Err(_) => outcome.failed = true,
+            },
+            // The watch says so, or has said so.
+            Err(Failure::Gone) => {}
+            Err(_) => outcome.failed = true,
+        }
+    }
+
+    async fn delete(&self, cluster: &Cluster, outcome: &mut Outcome) {
+        let api: Api<Cluster> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
+        let params = preconditions(&cluster.metadata.uid, &cluster.metadata.resource_version);
+        let name = cluster.name_any();
+        match self.until_known("Cluster", &outcome.uid, || api.delete(&name, &params)).await {
+            Ok(_) | Err(Failure::Gone) => {}
+            // It changed meanwhile: the watch brings it, and the next decision may be another.
+            Err(_) => outcome.failed = true,
+        }
+    }
+
+    async fn write_slice(&self, uid: &str, write: &SliceWrite) -> SliceDone {
+        let (SliceWrite::Delete(slice) | SliceWrite::Release(slice)) = write else {
+            let SliceWrite::Apply(slice) = write else { return SliceDone::Failed };
+            return self.apply(uid, slice).await;
+        };
+        let name = slice.name_any();
+        let api: Api<ClusterSlice> = Api::namespaced(self.client.clone(), &slice.namespace().unwrap_or_default());
+        let done = if matches!(write, SliceWrite::Delete(_)) {
+            let params = preconditions(&slice.metadata.uid, &None);
+            let deleted = self.until_known("ClusterSlice", uid, || api.delete(&name, &params)).await;
+            deleted.map(|answer| answer.left().as_ref().map(version))
+        } else {
+            let others: Vec<&String> = slice.finalizers().iter().filter(|name| *name != SLICE_FINALIZER).collect();
+            let patch = json!({"metadata": {
+                "uid": slice.metadata.uid,
+                "resourceVersion": slice.metadata.resource_version,
+                "finalizers": others,
+            }});
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
+            let patch = Patch::Merge(&patch);
+            let released = self.until_known("ClusterSlice", uid, || api.patch_metadata(&name, &params, &patch)).await;
+            released.map(|answer| Some(version(&answer)))
+        };
+        match done {
+            Ok(Some(version)) => SliceDone::At(name, version),
+            Ok(None) => SliceDone::Later,
+            Err(Failure::Gone) => SliceDone::Gone(name),
+            Err(Failure::Conflict) => SliceDone::Later,
+            Err(_) => SliceDone::Failed,
+        }
+    }
+
+    async fn apply(&self, uid: &str, slice: &ClusterSlice) -> SliceDone {
+        let api: Api<ClusterSlice> = Api::namespaced(self.client.clone(), &slice.namespace().unwrap_or_default());
+        let name = slice.name_any();
+        let params = PatchParams::apply(FIELD_MANAGER_OPERATOR).force();
+        let patch = Patch::Apply(slice);
+        match self.until_known("ClusterSlice", uid, || api.patch(&name, &params, &patch)).await {
+            Ok(written) => SliceDone::At(name, version(&written)),
+            Err(Failure::Conflict) => SliceDone::Later,
+            Err(_) => SliceDone::Failed,
+        }
+    }
+
+    /// Repeats a request until its fate is known.
+    async fn until_known<T, F>(&self, kind: &str, uid: &str, request: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        loop {
+            let failure = {
+                let _permit = self.permits.acquire().await;
+                if !self.leadership.may_write() {
+                    return Err(Failure::NotLeading);
+                }
+                match request().await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => Failure::of(error),
+                }
+            };
+            self.metrics.write_errors.with_label_values(&[kind, failure.label()]).inc();
+            match &failure {
+                Failure::Unknown(error) => tracing::warn!(kind, uid, %error, "no answer to a write, trying again"),
+                Failure::Refused(error) => {
+                    tracing::warn!(kind, uid, %error, "a write was refused");
+                    return Err(failure);
+                }
+                _ => return Err(failure),
+            }
+            tokio::time::sleep(self.backoff.next(&uid.to_owned())).await;
+        }
+    }
+}
+
+enum SliceDone {
+    At(String, u64),
+    Gone(String),
+    Later,
+    Failed,
+}
+
+fn preconditions(uid: &Option<String>, resource_version: &Option<String>) -> DeleteParams {
+    let preconditions = Preconditions { uid: uid.clone(), resource_version: resource_version.clone() };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() }
+}
