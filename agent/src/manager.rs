@@ -72,7 +72,7 @@ pub struct Manager<R> {
 }
 
 enum Finished {
-    Applied(SliceId, Outcome),
+    Applied(SliceId, Box<Outcome>),
     NamespaceRemoved(String, Result<(), String>),
     RetrySlice(SliceId),
     RetryNamespace(String),
@@ -163,7 +163,7 @@ impl<R: MemberRuntime> Manager<R> {
                 tracing::debug!(slice = %id.name, cluster = %id.cluster_uid, steps = actions.len(), "applying");
                 tasks.spawn(async move {
                     let outcome = runtime.apply(id.clone(), spec, remember, actions).await;
-                    Finished::Applied(id, outcome)
+                    Finished::Applied(id, Box::new(outcome))
                 });
             }
             Task::RemoveNamespace(uid) => {
@@ -184,7 +184,7 @@ fn finish(
 ) {
     match finished {
         Finished::Applied(id, outcome) => {
-            if state.applied(&id, outcome) {
+            if state.applied(&id, *outcome) {
                 slices.reset(&id);
                 return;
             }

@@ -33,11 +33,7 @@ impl SliceId {
     /// The key of the slice on the wire.
     #[must_use]
     pub fn to_wire(&self) -> SliceKey {
-        SliceKey {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            cluster_uid: self.cluster_uid.clone(),
-        }
+        SliceKey { namespace: self.namespace.clone(), name: self.name.clone(), cluster_uid: self.cluster_uid.clone() }
     }
 
     /// The namespace on the Site of the slice's Cluster.
@@ -124,7 +120,9 @@ mod tests {
         let id = key("team-a", "train-0011aabb-0", "3f1c").expect("a slice");
         assert_eq!(SliceId::from_wire(Some(id.to_wire())), Some(id.clone()));
         assert!(is_dns_label(&id.site_namespace()));
-        for (namespace, name, uid) in [("", "a", "u"), ("a", "", "u"), ("a", "a", ""), ("a", "A/b", "u"), ("a", "b", "x y")] {
+        for (namespace, name, uid) in
+            [("", "a", "u"), ("a", "", "u"), ("a", "a", ""), ("a", "A/b", "u"), ("a", "b", "x y")]
+        {
             assert_eq!(key(namespace, name, uid), None, "{namespace} {name} {uid}");
         }
         assert_eq!(SliceId::from_wire(None), None);

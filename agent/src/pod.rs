@@ -129,6 +129,8 @@ pub fn tolerations() -> Vec<core::Toleration> {
 fn metadata(id: &SliceId, template: &MemberTemplate, member: Member, name: &str) -> ObjectMeta {
     let (mut labels, mut annotations) =
         template.metadata.clone().map(|metadata| (metadata.labels, metadata.annotations)).unwrap_or_default();
+    labels.retain(|key, _| !refuse::is_reserved(key));
+    annotations.retain(|key, _| !refuse::is_reserved(key));
     labels.extend(
         [
             (names::LABEL_MANAGED_BY, names::MANAGED_BY_AGENT.to_owned()),
@@ -203,6 +205,9 @@ fn build_container(container: &template::Container, atoll: &[core::EnvVar], gpus
         value_from: None,
     });
     let mut resources = container.resources.clone().unwrap_or_default();
+    for amounts in [&mut resources.requests, &mut resources.limits] {
+        amounts.retain(|resource, _| refuse::RESOURCES.contains(&resource.as_str()));
+    }
     if gpus > 0 {
         let quantity = Quantity(gpus.to_string());
         resources.requests.insert(names::RESOURCE_NVIDIA_GPU.into(), quantity.clone());
@@ -253,17 +258,27 @@ fn build_container(container: &template::Container, atoll: &[core::EnvVar], gpus
                 })
                 .collect(),
         ),
-        readiness_probe: container.readiness_probe.clone(),
-        liveness_probe: container.liveness_probe.clone(),
-        startup_probe: container.startup_probe.clone(),
+        readiness_probe: container.readiness_probe.clone().map(within_the_pod),
+        liveness_probe: container.liveness_probe.clone().map(within_the_pod),
+        startup_probe: container.startup_probe.clone().map(within_the_pod),
         security_context: Some(restricted(container.security_context.as_ref())),
         ..core::Container::default()
     }
 }
 
+fn within_the_pod(mut probe: core::Probe) -> core::Probe {
+    if let Some(get) = &mut probe.http_get {
+        get.host = None;
+    }
+    if let Some(socket) = &mut probe.tcp_socket {
+        socket.host = None;
+    }
+    probe
+}
+
 fn restricted(asked: Option<&template::SecurityContext>) -> core::SecurityContext {
     core::SecurityContext {
-        run_as_user: asked.and_then(|asked| asked.run_as_user),
+        run_as_user: asked.and_then(|asked| asked.run_as_user).filter(|user| *user > 0),
         run_as_group: asked.and_then(|asked| asked.run_as_group),
         run_as_non_root: Some(true),
         read_only_root_filesystem: asked.and_then(|asked| asked.read_only_root_filesystem),

@@ -51,7 +51,11 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     // Members are under their leases from the start, whether there is a hub or not.
     tasks.spawn(
         Manager {
-            runtime: Arc::new(KubernetesRuntime::new(process.client.clone(), args.cluster_domain.clone(), metrics.clone())),
+            runtime: Arc::new(KubernetesRuntime::new(
+                process.client.clone(),
+                args.cluster_domain.clone(),
+                metrics.clone(),
+            )),
             outbox: outbox.clone(),
             granted: grants,
             clock: boot_time,
@@ -79,18 +83,8 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     let (identities, identity) = watch::channel(Arc::new(identity));
     tasks.spawn(identity::keep_fresh(store, args.hub.clone(), identities, process.shutdown.clone()));
     tasks.spawn(
-        Sessions {
-            hub: args.hub,
-            identity,
-            manager,
-            outbox,
-            inventory,
-            granted,
-            clock: boot_time,
-            boot_id,
-            metrics,
-        }
-        .run(process.shutdown.clone()),
+        Sessions { hub: args.hub, identity, manager, outbox, inventory, granted, clock: boot_time, boot_id, metrics }
+            .run(process.shutdown.clone()),
     );
     process.shutdown.cancelled().await;
     let ended = tokio::time::timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await;

@@ -7,9 +7,7 @@ use std::time::Duration;
 use atoll_runtime::backoff::Backoff;
 use atoll_wire::limits::{MAX_MESSAGE_BYTES, MAX_SLICES, MAX_WORD_BYTES};
 use atoll_wire::v1::gateway_client::GatewayClient;
-use atoll_wire::v1::{
-    AgentMessage, Heartbeat, Hello, HubMessage, SliceDigest, agent_message, goodbye, hub_message,
-};
+use atoll_wire::v1::{AgentMessage, Heartbeat, Hello, HubMessage, SliceDigest, agent_message, goodbye, hub_message};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -280,13 +278,12 @@ impl Sessions {
                 Some(HubEvent::Synced(listed.ok_or(End::Protocol("a list with a key that is none"))?))
             }
         };
-        match event {
-            Some(event) => self.manager.send(event).await.map_err(|_| End::Shutdown),
-            None => {
-                self.metrics.hub_messages_refused.inc();
-                tracing::warn!("a message of the hub names no slice");
-                Ok(())
-            }
+        if let Some(event) = event {
+            self.manager.send(event).await.map_err(|_| End::Shutdown)
+        } else {
+            self.metrics.hub_messages_refused.inc();
+            tracing::warn!("a message of the hub names no slice");
+            Ok(())
         }
     }
 }

@@ -63,6 +63,12 @@ pub mod slice {
     pub const STOPPED: &str = "Stopped";
 }
 
+/// Reasons of a `ClusterSlice`'s conditions.
+pub mod slice_reason {
+    /// The Site's agent said that nothing of the slice is left.
+    pub const NOTHING_LEFT: &str = "NothingLeft";
+}
+
 /// Condition types of a Site.
 pub mod site {
     /// The Site is known and may be hired.

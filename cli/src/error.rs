@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use atoll_convert::InvalidSpec;
 use atoll_core::units::UnitError;
-use atoll_wire::PinError;
+use atoll_wire::pin::PinError;
 use thiserror::Error;
 
 /// Why a command could not be carried out.

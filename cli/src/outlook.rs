@@ -1,6 +1,6 @@
 //! What is next for a Cluster, decided by the code that the operator decides with, and told in tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use atoll_api::Cluster;
@@ -136,7 +136,7 @@ fn words(filter: Filter) -> (&'static str, &'static str) {
 
 fn change(change: &Change) -> String {
     match change {
-        Change::Members => "fewer members (members.min or members.count)".to_owned(),
+        Change::Members => "members.count, or for Pods members.min".to_owned(),
         Change::Span(span) => format!("placement.span: {span:?}"),
         Change::Model(model) => format!("gpu.models: [{model}]"),
         Change::MaxPrice(price) => format!("price.maxPerGpuHour: \"{price}\""),
@@ -165,8 +165,8 @@ fn decision(world: &World, decision: &Decision) -> String {
 
 /// Names of nodes, each once; only the first few.
 pub fn nodes<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: BTreeMap<&str, ()> = names.map(|name| (name, ())).collect();
-    let shown: Vec<String> = names.keys().take(MOST_NODES).map(|name| short(name, 16)).collect();
+    let names: BTreeSet<&str> = names.collect();
+    let shown: Vec<String> = names.iter().take(MOST_NODES).map(|name| short(name, 16)).collect();
     let more = names.len().saturating_sub(MOST_NODES);
     if more == 0 { shown.join(",") } else { format!("{} +{more}", shown.join(",")) }
 }

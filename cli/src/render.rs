@@ -1,6 +1,7 @@
 //! Plain text: tables and paragraphs that are readable in 100 columns.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use jiff::Timestamp;
 use tabled::builder::Builder;
@@ -36,18 +37,28 @@ impl Table {
         self.rows.push_record(cells);
     }
 
-    /// The text, every line ended.
+    /// The text, every line ended. A table that is too wide has its columns one blank apart.
     pub fn render(self) -> String {
-        let mut table = self.rows.build();
-        table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
-        for column in self.right {
-            table.with(Modify::new(Columns::one(column)).with(Alignment::right()));
+        let wide = self.with_gap(2);
+        if wide.lines().all(|line| line.chars().count() <= WIDTH) { wide } else { self.with_gap(1) }
+    }
+
+    fn with_gap(&self, gap: usize) -> String {
+        let mut table = self.rows.clone().build();
+        table.with(Style::empty()).with(Padding::new(0, gap, 0, 0));
+        for column in &self.right {
+            table.with(Modify::new(Columns::one(*column)).with(Alignment::right()));
         }
         table.to_string().lines().fold(String::new(), |mut text, line| {
             let _ = writeln!(text, "{}", line.trim_end());
             text
         })
     }
+}
+
+/// Writes to standard output. Who closes it early (`| head`) has read enough.
+pub fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Text broken between words into lines of at most [`WIDTH`] columns, each indented by `indent` blanks.
@@ -93,9 +104,8 @@ pub fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
             _ => runs.push((number, number)),
         }
     }
-    let runs = runs.iter().map(|(first, last)| {
-        if first == last { first.to_string() } else { format!("{first}-{last}") }
-    });
+    let runs =
+        runs.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") });
     runs.collect::<Vec<_>>().join(",")
 }
 
@@ -114,6 +124,17 @@ pub fn age(since: Timestamp, now: Timestamp) -> String {
         7_200..=172_799 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
+}
+
+/// Compares text with what is stored under `src/snapshots`. With `UPDATE_SNAPSHOTS=1` it is stored instead.
+#[cfg(test)]
+pub fn assert_snapshot(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/snapshots").join(format!("{name}.txt"));
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
+    assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "wider than {WIDTH} columns:\n{text}");
 }
 
 #[cfg(test)]

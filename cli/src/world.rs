@@ -1,5 +1,8 @@
 //! The network as the operator sees it: everything that was read, in one inventory.
 
+#[cfg(test)]
+pub mod fixtures;
+
 use std::collections::{BTreeMap, HashMap};
 
 use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site};
@@ -66,6 +69,11 @@ impl World {
     /// What is known of a Site's session.
     pub fn site_state(&self, name: &str) -> SiteState {
         site_state(self.sites.get(name))
+    }
+
+    /// Whether a Site has a live session.
+    pub fn site_is_live(&self, name: &str) -> bool {
+        self.site_state(name) == SiteState::Live
     }
 
     /// Slices of a Cluster.

@@ -96,17 +96,17 @@ mod tests {
     #[test]
     fn only_an_accepted_connected_site_that_is_not_suspended_is_open() {
         let both = [("Accepted", "True"), ("Connected", "True")];
-        let table: &[(bool, &[(&str, &str)], bool)] = &[
-            (false, &both, true),
-            (true, &both, false),
-            (false, &[("Accepted", "True")], false),
-            (false, &[("Connected", "True")], false),
-            (false, &[("Accepted", "True"), ("Connected", "False")], false),
-            (false, &[("Accepted", "True"), ("Connected", "Unknown")], false),
-            (false, &[], false),
+        assert!(site_facts(&site(false, &both)).unwrap().open);
+        assert!(!site_facts(&site(true, &both)).unwrap().open);
+        let lacking: [&[(&str, &str)]; 5] = [
+            &[("Accepted", "True")],
+            &[("Connected", "True")],
+            &[("Accepted", "True"), ("Connected", "False")],
+            &[("Accepted", "True"), ("Connected", "Unknown")],
+            &[],
         ];
-        for (suspended, conditions, open) in table {
-            assert_eq!(site_facts(&site(*suspended, conditions)).unwrap().open, *open, "{suspended} {conditions:?}");
+        for conditions in lacking {
+            assert!(!site_facts(&site(false, conditions)).unwrap().open, "{conditions:?}");
         }
     }
 

@@ -15,10 +15,7 @@ use crate::state::{committed, is_stopped, unsigned, unsigned_long};
 /// taken. A slice counts as long as it exists, also when its Cluster is gone (None): its finalizer goes when the Site
 /// has confirmed the stop or the fence has expired.
 #[must_use]
-pub fn holdings<'a>(
-    cluster: Option<&Cluster>,
-    slices: impl IntoIterator<Item = &'a ClusterSlice>,
-) -> Vec<Holding> {
+pub fn holdings<'a>(cluster: Option<&Cluster>, slices: impl IntoIterator<Item = &'a ClusterSlice>) -> Vec<Holding> {
     let mut held: BTreeMap<(u32, u64), Holding> = BTreeMap::new();
     for slice in slices.into_iter().filter(|slice| !is_stopped(slice)) {
         let spec = &slice.spec;

@@ -82,9 +82,10 @@ impl ClusterTerms {
         if min > members {
             return Err(Problem::Conflict("must be at most members.count").of("spec.members.min"));
         }
-        let memory = spec.gpu.memory.as_deref().map(|memory| {
-            parse_memory_mib(memory).map_err(|cause| Problem::Unreadable(cause).of("spec.gpu.memory"))
-        });
+        let memory =
+            spec.gpu.memory.as_deref().map(|memory| {
+                parse_memory_mib(memory).map_err(|cause| Problem::Unreadable(cause).of("spec.gpu.memory"))
+            });
         let duration = spec.duration.as_deref().map(|duration| {
             parse_duration_seconds(duration).map_err(|cause| Problem::Unreadable(cause).of("spec.duration"))
         });
@@ -120,12 +121,7 @@ impl ClusterTerms {
     /// The request that places `want` beside the members in `survivors`, which stay where they are. `region` says
     /// where a Site is.
     #[must_use]
-    pub fn request(
-        &self,
-        want: &Want,
-        survivors: &[Member],
-        region: impl FnOnce(&str) -> Option<String>,
-    ) -> Request {
+    pub fn request(&self, want: &Want, survivors: &[Member], region: impl FnOnce(&str) -> Option<String>) -> Request {
         let anchor = survivors.first().map(|member| member.site.clone());
         Request {
             cluster: self.uid.clone(),
@@ -156,7 +152,8 @@ fn span(spec: &ClusterSpec) -> Result<words::Span, InvalidSpec> {
     match (spec.type_, spec.placement.span) {
         (ClusterType::Torch | ClusterType::Ray, None | Some(Span::Site)) => Ok(words::Span::Site),
         (ClusterType::Torch | ClusterType::Ray, Some(Span::Region | Span::Any)) => {
-            Err(Problem::Conflict("Torch and Ray stay within one Site: must be Site or absent").of("spec.placement.span"))
+            Err(Problem::Conflict("Torch and Ray stay within one Site: must be Site or absent")
+                .of("spec.placement.span"))
         }
         (ClusterType::Pods, span) => Ok(span.map_or(words::Span::Any, convert::span)),
     }
@@ -252,9 +249,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_names_its_field() {
         let store = json!({"store": "s3://bucket/run"});
-        let times = |stop, kill, fence| {
-            json!({"disconnection": {"times": {"stopSeconds": stop, "killSeconds": kill, "fenceSeconds": fence}}})
-        };
+        let times = |stop, kill, fence| json!({"disconnection": {"times": {"stopSeconds": stop, "killSeconds": kill, "fenceSeconds": fence}}});
         let table = [
             (json!({"members": {"count": 0}}), "spec.members.count"),
             (json!({"members": {"count": -3}}), "spec.members.count"),

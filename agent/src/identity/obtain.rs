@@ -61,7 +61,10 @@ impl From<tonic::Status> for ObtainError {
     fn from(status: tonic::Status) -> Self {
         let message = format!("{} ({:?})", status.message(), status.code());
         match status.code() {
-            Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::NotFound
+            Code::InvalidArgument
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::NotFound
             | Code::FailedPrecondition => Self::Refused(message),
             _ => Self::Unavailable(message),
         }
@@ -70,10 +73,7 @@ impl From<tonic::Status> for ObtainError {
 
 impl ObtainError {
     fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable(_) | Self::Tls(TlsError::Connect(_)) | Self::Identity(IdentityError::Store(_))
-        )
+        matches!(self, Self::Unavailable(_) | Self::Tls(TlsError::Connect(_)) | Self::Identity(IdentityError::Store(_)))
     }
 }
 
@@ -114,13 +114,12 @@ async fn attempt(store: &IdentityStore, hub: &HubAddress, join: &Join) -> Result
     let Some(token) = &join.token else {
         return Err(if expired { ObtainError::Expired } else { ObtainError::NoToken });
     };
-    let key_pem = match key_pem {
-        Some(key_pem) => key_pem,
-        None => {
-            let key_pem = KeyPair::generate().map_err(IdentityError::from)?.serialize_pem();
-            store.store_key(&key_pem).await?;
-            key_pem
-        }
+    let key_pem = if let Some(key_pem) = key_pem {
+        key_pem
+    } else {
+        let key_pem = KeyPair::generate().map_err(IdentityError::from)?.serialize_pem();
+        store.store_key(&key_pem).await?;
+        key_pem
     };
     let channel = tls::connect_by_pin(hub, token.pin()).await?;
     let mut call = tonic::Request::new(JoinRequest {
@@ -132,12 +131,8 @@ async fn attempt(store: &IdentityStore, hub: &HubAddress, join: &Join) -> Result
     });
     call.set_timeout(CALL);
     let joined = GatewayClient::new(channel).join(call).await?.into_inner();
-    let identity = Identity {
-        site: joined.site,
-        key_pem,
-        certificate_pem: joined.certificate_pem,
-        ca_pem: joined.ca_pem,
-    };
+    let identity =
+        Identity { site: joined.site, key_pem, certificate_pem: joined.certificate_pem, ca_pem: joined.ca_pem };
     identity.validity()?;
     // The token is used up; what it bought must not be lost to a moment's trouble of the Site's API server.
     let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));

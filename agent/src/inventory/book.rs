@@ -68,11 +68,11 @@ impl InventoryBook {
         let mut inner = self.lock();
         let changed = std::mem::take(&mut inner.changed);
         if std::mem::take(&mut inner.all) {
-            return full(inner.facts.nodes().values().take(MAX_NODES).cloned().collect());
+            let nodes: Vec<Node> = inner.facts.nodes().values().take(MAX_NODES).cloned().collect();
+            return full(&nodes);
         }
         let nodes = inner.facts.nodes();
-        let (there, gone): (Vec<String>, Vec<String>) =
-            changed.into_iter().partition(|name| nodes.contains_key(name));
+        let (there, gone): (Vec<String>, Vec<String>) = changed.into_iter().partition(|name| nodes.contains_key(name));
         let there: Vec<Node> = there.iter().filter_map(|name| nodes.get(name).cloned()).collect();
         let changed = there
             .chunks(MAX_NODES_PER_MESSAGE)
@@ -115,7 +115,7 @@ impl InventoryBook {
 }
 
 /// Everything, at least one message so that an empty inventory is told too.
-fn full(nodes: Vec<Node>) -> Vec<InventoryDelta> {
+fn full(nodes: &[Node]) -> Vec<InventoryDelta> {
     let mut parts: Vec<InventoryDelta> = nodes
         .chunks(MAX_NODES_PER_MESSAGE)
         .map(|nodes| InventoryDelta { full: true, nodes: nodes.to_vec(), removed: Vec::new(), more: true })
@@ -136,7 +136,9 @@ mod tests {
     }
 
     fn set(book: &InventoryBook, name: &str, node: Option<Node>) {
-        book.change(|facts| if facts.set_node(name, node) { BTreeSet::from([name.to_owned()]) } else { BTreeSet::new() });
+        book.change(
+            |facts| if facts.set_node(name, node) { BTreeSet::from([name.to_owned()]) } else { BTreeSet::new() },
+        );
     }
 
     #[test]

@@ -128,11 +128,11 @@ impl Facts {
         if before == holds {
             return BTreeSet::new();
         }
-        for (node, gpus) in before.iter() {
+        if let Some((node, gpus)) = &before {
             let left = self.used.get(node).copied().unwrap_or(0).saturating_sub(*gpus);
             self.used.insert(node.clone(), left);
         }
-        for (node, gpus) in holds.iter() {
+        if let Some((node, gpus)) = &holds {
             let used = self.used.entry(node.clone()).or_insert(0);
             *used = used.saturating_add(*gpus);
         }

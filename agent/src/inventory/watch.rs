@@ -67,7 +67,8 @@ fn take_node(
         Ok(watcher::Event::Delete(node)) => set(node.name_any(), None),
         Ok(watcher::Event::InitDone) => {
             book.change(|facts| {
-                let gone = facts.node_names().into_iter().filter(|name| !listed.contains(name)).collect::<BTreeSet<_>>();
+                let gone =
+                    facts.node_names().into_iter().filter(|name| !listed.contains(name)).collect::<BTreeSet<_>>();
                 gone.into_iter().filter(|name| facts.set_node(name, None)).collect()
             });
             return true;

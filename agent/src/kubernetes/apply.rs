@@ -75,9 +75,8 @@ impl Steps<'_> {
     /// it builds on is left for the next round; stopping goes on, whatever failed before.
     pub(super) async fn take(self, actions: Vec<Action>) -> Outcome {
         let mut outcome = Outcome::default();
-        let (pods, single): (Vec<_>, Vec<_>) = actions
-            .into_iter()
-            .partition(|action| matches!(action, Action::CreatePod(_) | Action::DeletePod { .. }));
+        let (pods, single): (Vec<_>, Vec<_>) =
+            actions.into_iter().partition(|action| matches!(action, Action::CreatePod(_) | Action::DeletePod { .. }));
         for action in single {
             // The rest builds on what is made, and deletions on nothing.
             if outcome.refused.is_some() || outcome.failed.is_some() {
@@ -234,11 +233,14 @@ impl Steps<'_> {
     }
 
     async fn tell_refusal(&self, message: &str) {
-        let gang = Gang::new(&self.id.name, atoll_api::gang::GangSpec {
-            mode: atoll_api::gang::GangMode::Hold,
-            shapes: Vec::new(),
-            members: Vec::new(),
-        });
+        let gang = Gang::new(
+            &self.id.name,
+            atoll_api::gang::GangSpec {
+                mode: atoll_api::gang::GangMode::Hold,
+                shapes: Vec::new(),
+                members: Vec::new(),
+            },
+        );
         let mut reference = gang.object_ref(&());
         reference.namespace = Some(self.id.site_namespace());
         let event = Event {

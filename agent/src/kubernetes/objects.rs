@@ -13,11 +13,8 @@ use crate::pod;
 use crate::runtime::SliceSpec;
 
 /// Labels of the Pod Security admission, set to its strictest profile.
-const POD_SECURITY: [&str; 3] = [
-    "pod-security.kubernetes.io/enforce",
-    "pod-security.kubernetes.io/audit",
-    "pod-security.kubernetes.io/warn",
-];
+const POD_SECURITY: [&str; 3] =
+    ["pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/audit", "pod-security.kubernetes.io/warn"];
 
 fn labels(id: &SliceId) -> BTreeMap<String, String> {
     BTreeMap::from([
@@ -40,11 +37,7 @@ pub(super) fn namespace(id: &SliceId) -> core::Namespace {
     let mut labels = labels(id);
     labels.extend(POD_SECURITY.map(|label| (label.to_owned(), "restricted".to_owned())));
     core::Namespace {
-        metadata: ObjectMeta {
-            name: Some(id.site_namespace()),
-            labels: Some(labels),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(id.site_namespace()), labels: Some(labels), ..ObjectMeta::default() },
         ..core::Namespace::default()
     }
 }
@@ -96,15 +89,13 @@ pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: u64) -> Result<Gan
         SlicePhase::Reserve => GangMode::Hold,
         SlicePhase::Run => GangMode::Run,
     };
-    let mut gang = Gang::new(&id.name, GangSpec { mode, shapes: vec![pod::shape(&spec.template, spec.gpus)?], members });
+    let mut gang =
+        Gang::new(&id.name, GangSpec { mode, shapes: vec![pod::shape(&spec.template, spec.gpus)?], members });
     gang.metadata = metadata(id, &id.name);
     gang.metadata.annotations = Some(BTreeMap::from([
         (names::ANNOTATION_HUB_NAMESPACE.to_owned(), id.namespace.clone()),
         (names::ANNOTATION_EPOCH.to_owned(), spec.epoch.to_string()),
-        (
-            names::ANNOTATION_FENCE.to_owned(),
-            format!("{}/{}", slice.times.stop.as_secs(), slice.times.kill.as_secs()),
-        ),
+        (names::ANNOTATION_FENCE.to_owned(), format!("{}/{}", slice.times.stop.as_secs(), slice.times.kill.as_secs())),
         (names::ANNOTATION_STOPPED_INCARNATION.to_owned(), remember.to_string()),
     ]));
     Ok(gang)

@@ -38,13 +38,11 @@ pub(super) fn observe(client: &kube::Client) -> BoxStream<'static, Observation> 
     );
     let pods = watch::<Pod, _, _>(
         Api::all(client.clone()),
-        |pod, gone| {
-            views::pod_identity(pod).map(|(id, member)| (id, member, (!gone).then(|| views::pod(pod))))
-        },
+        |pod, gone| views::pod_identity(pod).map(|(id, member)| (id, member, (!gone).then(|| views::pod(pod)))),
         |change| match change {
-            Change::All(all) => Observation::AllPods(
-                all.into_iter().filter_map(|(id, member, pod)| Some((id, member, pod?))).collect(),
-            ),
+            Change::All(all) => {
+                Observation::AllPods(all.into_iter().filter_map(|(id, member, pod)| Some((id, member, pod?))).collect())
+            }
             Change::One((id, member, pod)) => Observation::Pod(id, member, pod),
         },
     );

@@ -1,0 +1,146 @@
+use std::collections::BTreeMap;
+
+use atoll_api::conditions::member_reason;
+use atoll_api::gang::{GangNode, GangPhase, GangStatus};
+use atoll_core::lease::Times;
+use atoll_core::member::{Member, Mode, Phase, Verdict, Wanted};
+use k8s_openapi::api::core::v1 as core;
+use serde_json::json;
+
+use super::{objects, views};
+use crate::naming::SliceId;
+use crate::runtime::SliceSpec;
+
+fn id() -> SliceId {
+    SliceId { cluster_uid: "uid".into(), namespace: "team".into(), name: "train-0011-0".into() }
+}
+
+fn slice() -> (Wanted, SliceSpec) {
+    let spec = json!({
+        "site": "site-a", "cluster": "train", "clusterUid": "uid", "epoch": 4, "term": 1, "phase": "Reserve",
+        "type": "Pods", "gpus": 2,
+        "members": [{"rank": 0, "node": "a", "incarnation": 3}, {"rank": 1, "node": "b", "incarnation": 4}],
+        "rendezvous": {"worldSize": 2, "leaderIncarnation": 3},
+        "fence": {"stopSeconds": 5, "killSeconds": 10, "fenceSeconds": 15},
+        "template": {"spec": {"containers": [{"name": "main", "image": "x"}]}},
+    });
+    crate::convert::slice(&id(), 1, spec.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn a_gang_tells_all_that_a_new_agent_must_know() {
+    let (wanted, slice) = slice();
+    let mut object = objects::gang(&id(), &slice, 2).unwrap();
+    object.metadata.resource_version = Some("77".into());
+    object.metadata.generation = Some(3);
+    let (found, version, gang) = views::gang(&object).unwrap();
+    assert_eq!((found, version), (id(), 77));
+    assert_eq!((gang.epoch, gang.mode, gang.times), (4, Mode::Hold, Times::from_seconds(5, 10)));
+    assert_eq!((gang.members, gang.stopped_incarnation), (wanted.members, 2));
+    assert_eq!((gang.verdict, gang.stopping), (Verdict::Pending, false));
+    assert_eq!(object.spec.shapes.len(), 1);
+}
+
+#[test]
+fn a_verdict_counts_for_its_own_generation_and_binding_for_ever() {
+    let mut object = objects::gang(&id(), &slice().1, 0).unwrap();
+    object.metadata.generation = Some(2);
+    let mut status = GangStatus {
+        observed_generation: Some(1),
+        phase: Some(GangPhase::Bound),
+        message: Some("old".into()),
+        nodes: vec![GangNode { pod: "train-0-3".into(), node: "a".into() }],
+        ..GangStatus::default()
+    };
+    object.status = Some(status.clone());
+    let bound = Member { rank: 0, incarnation: 3 };
+    let (_, _, gang) = views::gang(&object).unwrap();
+    assert_eq!((gang.verdict, gang.message), (Verdict::Pending, None));
+    assert!(gang.bound.contains(&bound));
+    status.observed_generation = Some(2);
+    object.status = Some(status.clone());
+    assert_eq!(views::gang(&object).unwrap().2.verdict, Verdict::Bound);
+    status.phase = Some(GangPhase::Reserved);
+    object.status = Some(status);
+    let (_, _, gang) = views::gang(&object).unwrap();
+    assert_eq!(gang.verdict, Verdict::Reserved);
+    assert!(gang.bound.is_empty(), "held is not bound");
+}
+
+#[test]
+fn objects_of_others_are_not_ours() {
+    let mut object = objects::gang(&id(), &slice().1, 0).unwrap();
+    object.metadata.namespace = Some("elsewhere".into());
+    assert!(views::gang(&object).is_none());
+    object.metadata.namespace = Some(id().site_namespace());
+    object.metadata.annotations = None;
+    assert!(views::gang(&object).is_none());
+    let mut namespace = objects::namespace(&id());
+    assert_eq!(views::namespace(&namespace), Some(("uid".into(), false)));
+    namespace.metadata.name = Some("kube-system".into());
+    assert_eq!(views::namespace(&namespace), None);
+}
+
+#[test]
+fn a_namespace_enforces_restricted_pods_and_the_service_is_headless() {
+    let namespace = objects::namespace(&id());
+    let labels: BTreeMap<String, String> = namespace.metadata.labels.unwrap();
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+    assert_eq!(objects::service_account(&id()).automount_service_account_token, Some(false));
+    let service = objects::service(&id(), "train").spec.unwrap();
+    assert_eq!((service.cluster_ip.as_deref(), service.publish_not_ready_addresses), (Some("None"), Some(true)));
+}
+
+#[test]
+fn pods_are_as_far_as_their_status_says() {
+    let view = |pod: serde_json::Value| views::pod(&serde_json::from_value::<core::Pod>(pod).unwrap());
+    let on = json!({"nodeName": "a", "containers": []});
+    let ready = json!([{"type": "Ready", "status": "True"}]);
+    let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0});
+    let cases = [
+        (json!({"spec": {"containers": []}}), Phase::Waiting),
+        (json!({"spec": on, "status": {"phase": "Pending"}}), Phase::Starting),
+        (json!({"spec": on, "status": {"phase": "Running"}}), Phase::Starting),
+        (json!({"spec": on, "status": {"phase": "Running", "conditions": ready}}), Phase::Ready),
+        (json!({"spec": on, "status": {"phase": "Succeeded"}}), Phase::Succeeded),
+        (json!({"spec": on, "status": {"phase": "Failed"}}), Phase::Failed),
+        (json!({"spec": on, "status": {"phase": "Failed", "reason": "Evicted"}}), Phase::Lost),
+        (json!({"spec": on, "status": {"phase": "Failed", "reason": "OutOfnvidia.com/gpu"}}), Phase::Lost),
+        (json!({"metadata": deleted, "spec": on, "status": {"phase": "Succeeded"}}), Phase::Lost),
+        (json!({"metadata": deleted, "spec": on, "status": {"phase": "Failed"}}), Phase::Lost),
+        (
+            json!({"spec": on, "status": {"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"}]}}),
+            Phase::Lost,
+        ),
+    ];
+    for (pod, phase) in cases {
+        assert_eq!(view(pod.clone()).phase, phase, "{pod}");
+    }
+    let killed = view(json!({"metadata": deleted, "spec": on, "status": {"phase": "Running", "conditions": ready}}));
+    assert!(killed.stopping && killed.killed && killed.phase == Phase::Ready);
+}
+
+#[test]
+fn a_failure_says_which_container_and_how() {
+    let pod = json!({"spec": {"nodeName": "a", "containers": []}, "status": {"phase": "Failed", "containerStatuses": [{
+        "name": "main", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+    }]}});
+    let view = views::pod(&serde_json::from_value(pod).unwrap());
+    assert_eq!(view.reason.as_deref(), Some(member_reason::CONTAINERS_FAILED));
+    assert_eq!(view.message.as_deref(), Some("container main ended with exit code 137 (OOMKilled)"));
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_told_once() {
+    let told = |reason: &str| {
+        let pod = json!({"spec": {"nodeName": "a", "containers": []}, "status": {"phase": "Pending", "containerStatuses": [{
+            "name": "main", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": reason, "message": "changes all the time"}},
+        }]}});
+        views::pod(&serde_json::from_value(pod).unwrap())
+    };
+    assert_eq!(told("ErrImagePull"), told("ImagePullBackOff"));
+    assert_eq!(told("ImagePullBackOff").reason.as_deref(), Some("ImagePullBackOff"));
+    assert_eq!(told("ContainerCreating").reason, None);
+}

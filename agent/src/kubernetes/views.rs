@@ -27,7 +27,8 @@ pub(super) fn gang(object: &GangObject) -> Option<(SliceId, u64, Gang)> {
     }
     let number = |annotation: &str| object.annotations().get(annotation).and_then(|text| text.parse::<u64>().ok());
     let fence = object.annotations().get(names::ANNOTATION_FENCE).and_then(|text| text.split_once('/'));
-    let (stop, kill) = fence.and_then(|(stop, kill)| Some((stop.parse().ok()?, kill.parse().ok()?))).unwrap_or_default();
+    let (stop, kill) =
+        fence.and_then(|(stop, kill)| Some((stop.parse().ok()?, kill.parse().ok()?))).unwrap_or_default();
     let status = object.status.as_ref();
     let current = status.is_some_and(|status| status.observed_generation == object.metadata.generation);
     let phase = status.and_then(|status| status.phase);
@@ -147,19 +148,18 @@ fn failure(status: &core::PodStatus) -> Option<String> {
 /// What keeps a container from starting, where a person must act. Words that alternate while the kubelet retries are
 /// told as one, so that nothing is reported twice.
 fn obstacle(status: &core::PodStatus) -> Option<(String, String)> {
-    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    containers
-        .filter_map(|container| {
-            let reason = match container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()? {
-                "ErrImagePull" | "ImagePullBackOff" => "ImagePullBackOff",
-                "ErrImageNeverPull" => "ErrImageNeverPull",
-                "InvalidImageName" => "InvalidImageName",
-                "CreateContainerConfigError" => "CreateContainerConfigError",
-                "CreateContainerError" | "RunContainerError" => "CreateContainerError",
-                "CrashLoopBackOff" => "CrashLoopBackOff",
-                _ => return None,
-            };
-            Some((reason.to_owned(), format!("container {}, image {}", container.name, container.image)))
-        })
-        .next()
+    let mut containers =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    containers.find_map(|container| {
+        let reason = match container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()? {
+            "ErrImagePull" | "ImagePullBackOff" => "ImagePullBackOff",
+            "ErrImageNeverPull" => "ErrImageNeverPull",
+            "InvalidImageName" => "InvalidImageName",
+            "CreateContainerConfigError" => "CreateContainerConfigError",
+            "CreateContainerError" | "RunContainerError" => "CreateContainerError",
+            "CrashLoopBackOff" => "CrashLoopBackOff",
+            _ => return None,
+        };
+        Some((reason.to_owned(), format!("container {}, image {}", container.name, container.image)))
+    })
 }

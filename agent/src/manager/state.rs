@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::lease;
+use atoll_api::DisconnectionTimes;
+use atoll_core::lease::{self, Times};
 use atoll_core::member::{self, Action, Around, Gang, Member, Namespace, Phase, Pod, Report, Slice, Wish};
 use atoll_wire::digest;
 use atoll_wire::v1::SliceDigest;
@@ -55,14 +56,20 @@ struct NamespaceEntry {
     removing: bool,
 }
 
+/// What of the Site was listed once.
+#[derive(Default)]
+struct Listed {
+    namespaces: bool,
+    gangs: bool,
+    pods: bool,
+}
+
 /// Everything that the manager knows.
 #[derive(Default)]
 pub(super) struct State {
     slices: BTreeMap<SliceId, Entry>,
     namespaces: BTreeMap<String, NamespaceEntry>,
-    listed_namespaces: bool,
-    listed_gangs: bool,
-    listed_pods: bool,
+    listed: Listed,
     synced: bool,
     might_start: bool,
     /// Members that were here when the hub had said everything, and that it does not name: until they are gone nothing
@@ -75,7 +82,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn is_listed(&self) -> bool {
-        self.listed_namespaces && self.listed_gangs && self.listed_pods
+        self.listed.namespaces && self.listed.gangs && self.listed.pods
     }
 
     pub(super) fn is_synced(&self) -> bool {
@@ -86,15 +93,19 @@ impl State {
     pub(super) fn observe(&mut self, observation: Observation) {
         match observation {
             Observation::AllNamespaces(all) => {
-                self.listed_namespaces = true;
+                self.listed.namespaces = true;
                 let gone: Vec<String> =
                     self.namespaces.keys().filter(|uid| !all.iter().any(|(other, _)| other == *uid)).cloned().collect();
-                gone.into_iter().for_each(|uid| self.set_namespace(uid, None));
-                all.into_iter().for_each(|(uid, stopping)| self.set_namespace(uid, Some(stopping)));
+                for uid in gone {
+                    self.set_namespace(uid, None);
+                }
+                for (uid, stopping) in all {
+                    self.set_namespace(uid, Some(stopping));
+                }
             }
             Observation::Namespace(uid, stopping) => self.set_namespace(uid, stopping),
             Observation::AllGangs(all) => {
-                self.listed_gangs = true;
+                self.listed.gangs = true;
                 let listed: BTreeSet<&SliceId> = all.iter().map(|(id, _, _)| id).collect();
                 for (id, entry) in &mut self.slices {
                     if entry.slice.gang.is_some() && !listed.contains(id) {
@@ -102,11 +113,13 @@ impl State {
                         self.dirty.insert(id.clone());
                     }
                 }
-                all.into_iter().for_each(|(id, version, gang)| self.set_gang(id, version, Some(gang)));
+                for (id, version, gang) in all {
+                    self.set_gang(id, version, Some(gang));
+                }
             }
             Observation::Gang(id, version, gang) => self.set_gang(id, version, gang),
             Observation::AllPods(all) => {
-                self.listed_pods = true;
+                self.listed.pods = true;
                 let listed: BTreeSet<(&SliceId, Member)> = all.iter().map(|(id, member, _)| (id, *member)).collect();
                 let gone: Vec<(SliceId, Member)> = self
                     .slices
@@ -117,8 +130,12 @@ impl State {
                     })
                     .map(|(id, _, member)| (id.clone(), member))
                     .collect();
-                gone.into_iter().for_each(|(id, member)| self.set_pod(id, member, None));
-                all.into_iter().for_each(|(id, member, pod)| self.set_pod(id, member, Some(pod)));
+                for (id, member) in gone {
+                    self.set_pod(id, member, None);
+                }
+                for (id, member, pod) in all {
+                    self.set_pod(id, member, Some(pod));
+                }
             }
             Observation::Pod(id, member, pod) => self.set_pod(id, member, pod),
         }
@@ -153,26 +170,23 @@ impl State {
         entry.unconfirmed.remove(&member);
         entry.slice.started.insert(member);
         let before = entry.slice.pods.remove(&member).filter(|before| before.phase.is_over());
-        match pod {
-            Some(mut pod) => {
-                // An end is final: being deleted afterwards does not change how it ended.
-                if let Some(before) = before {
-                    (pod.phase, pod.reason, pod.message) = (before.phase, before.reason, before.message);
-                }
-                if pod.phase.is_over() {
-                    self.strangers.remove(&(id.clone(), member));
-                }
-                entry.slice.pods.insert(member, pod);
-                self.dirty.insert(id);
+        if let Some(mut pod) = pod {
+            // An end is final: being deleted afterwards does not change how it ended.
+            if let Some(before) = before {
+                (pod.phase, pod.reason, pod.message) = (before.phase, before.reason, before.message);
             }
-            None => {
-                if let Some(before) = before {
-                    entry.slice.ended.insert(member, before);
-                }
+            if pod.phase.is_over() {
                 self.strangers.remove(&(id.clone(), member));
-                // A sibling may wait for this rank.
-                self.touch_cluster(&id.cluster_uid);
             }
+            entry.slice.pods.insert(member, pod);
+            self.dirty.insert(id);
+        } else {
+            if let Some(before) = before {
+                entry.slice.ended.insert(member, before);
+            }
+            self.strangers.remove(&(id.clone(), member));
+            // A sibling may wait for this rank.
+            self.touch_cluster(&id.cluster_uid);
         }
     }
 
@@ -203,7 +217,9 @@ impl State {
             HubEvent::Synced(listed) => {
                 let listed: BTreeSet<SliceId> = listed.into_iter().collect();
                 let unlisted: Vec<SliceId> = self.slices.keys().filter(|id| !listed.contains(id)).cloned().collect();
-                unlisted.into_iter().for_each(|id| self.drop_slice(id));
+                for id in unlisted {
+                    self.drop_slice(id);
+                }
                 self.synced = true;
                 self.strangers = self
                     .slices
@@ -256,14 +272,14 @@ impl State {
         self.slices
             .values()
             .filter(|entry| entry.slice.is_live())
-            .filter_map(|entry| lease::next_change(granted, now, entry.slice.times()?))
+            .filter_map(|entry| lease::next_change(granted, now, times(&entry.slice)))
             .min()
     }
 
     /// What is to be done now.
     pub(super) fn decide(&mut self, granted: Duration, now: Duration) -> Vec<Task> {
         for (id, entry) in &mut self.slices {
-            let lease = entry.slice.times().map_or(lease::State::Live, |times| lease::state(granted, now, times));
+            let lease = lease::state(granted, now, times(&entry.slice));
             if lease != entry.lease {
                 tracing::warn!(slice = %id.name, cluster = %id.cluster_uid, before = ?entry.lease, now = ?lease, "lease");
                 entry.lease = lease;
@@ -282,11 +298,14 @@ impl State {
         }
         for uid in std::mem::take(&mut self.dirty_clusters) {
             let empty = self.of_cluster(&uid).next().is_none();
-            if let Some(namespace) = self.namespaces.get_mut(&uid) {
-                if empty && self.synced && !namespace.stopping && !namespace.removing {
-                    namespace.removing = true;
-                    tasks.push(Task::RemoveNamespace(uid));
-                }
+            if let Some(namespace) = self.namespaces.get_mut(&uid)
+                && empty
+                && self.synced
+                && !namespace.stopping
+                && !namespace.removing
+            {
+                namespace.removing = true;
+                tasks.push(Task::RemoveNamespace(uid));
             }
         }
         tasks
@@ -305,11 +324,11 @@ impl State {
             Some(_) => Namespace::Bare,
         };
         let entry = self.slices.get_mut(&id)?;
-        if let Some(report) = member::report(&entry.slice) {
-            if entry.told.as_ref() != Some(&report) {
-                entry.told = Some(report.clone());
-                self.reports.push((id.clone(), report));
-            }
+        if let Some(report) = member::report(&entry.slice)
+            && entry.told.as_ref() != Some(&report)
+        {
+            entry.told = Some(report.clone());
+            self.reports.push((id.clone(), report));
         }
         if entry.busy || entry.waiting {
             return None;
@@ -344,11 +363,11 @@ impl State {
         entry.busy = false;
         let applied = entry.applying.take();
         self.dirty.insert(id.clone());
-        if let Some((version, gang)) = outcome.gang {
-            if version >= entry.gang_version {
-                entry.gang_version = version;
-                entry.slice.gang = Some(gang);
-            }
+        if let Some((version, gang)) = outcome.gang
+            && version >= entry.gang_version
+        {
+            entry.gang_version = version;
+            entry.slice.gang = Some(gang);
         }
         if let Some(gang) = entry.slice.gang.as_mut().filter(|_| outcome.gang_deleted) {
             gang.stopping = true;
@@ -370,10 +389,10 @@ impl State {
                 (Some(applied), Some(spec)) => Arc::ptr_eq(applied, spec),
                 _ => false,
             };
-            if let Wish::Wanted(wanted) = &mut entry.slice.wish {
-                if current {
-                    wanted.refusal = Some(message);
-                }
+            if let Wish::Wanted(wanted) = &mut entry.slice.wish
+                && current
+            {
+                wanted.refusal = Some(message);
             }
             return true;
         }
@@ -426,6 +445,15 @@ impl State {
         let first = SliceId { cluster_uid: uid.to_owned(), ..SliceId::default() };
         self.slices.range(first..).take_while(move |(id, _)| id.cluster_uid == uid)
     }
+}
+
+/// When members stop without a lease. Pods without a Gang to remember it by have the default times.
+fn times(slice: &Slice) -> Times {
+    slice.times().unwrap_or_else(|| {
+        let default = DisconnectionTimes::default();
+        let seconds = |seconds: i32| u64::try_from(seconds).unwrap_or(0);
+        Times::from_seconds(seconds(default.stop_seconds), seconds(default.kill_seconds))
+    })
 }
 
 /// A pod that was just created.

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Probe;
 use crate::naming;
 
 /// Resources that a template may ask for; GPUs are counted by the slice.
-const RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+pub(super) const RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 /// Keys of Kubernetes' own domains that only describe.
 const DESCRIBING: [&str; 5] = [
     "app.kubernetes.io/name",
@@ -86,16 +86,18 @@ pub fn check(spec: &ClusterSliceSpec) -> Result<(), Refused> {
     pod.init_containers.iter().try_for_each(|container| check_container("initContainers", container))
 }
 
-fn check_metadata(metadata: &MemberMetadata) -> Result<(), Refused> {
-    let reserved = |key: &str| {
-        !DESCRIBING.contains(&key)
-            && key.split_once('/').is_some_and(|(domain, _)| {
-                RESERVED_DOMAINS.iter().any(|reserved| {
-                    domain.strip_suffix(reserved).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                })
-            })
+/// Whether a label or annotation means something to the Site, so that a template must not set it.
+pub(super) fn is_reserved(key: &str) -> bool {
+    let under_reserved = |domain: &str| {
+        let under =
+            |reserved: &&str| domain.strip_suffix(*reserved).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        RESERVED_DOMAINS.iter().any(under)
     };
-    match metadata.labels.keys().chain(metadata.annotations.keys()).find(|key| reserved(key)) {
+    !DESCRIBING.contains(&key) && key.split_once('/').is_some_and(|(domain, _)| under_reserved(domain))
+}
+
+fn check_metadata(metadata: &MemberMetadata) -> Result<(), Refused> {
+    match metadata.labels.keys().chain(metadata.annotations.keys()).find(|key| is_reserved(key)) {
         Some(key) => refuse(format!("template.metadata, key {key}"), "means something to the Site"),
         None => Ok(()),
     }

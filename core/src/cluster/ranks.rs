@@ -110,7 +110,7 @@ impl<'a> View<'a> {
             Fence::At(at) => return Standing::CutOff(at),
             Fence::None => {}
         }
-        if refused(slice, member.incarnation, said) {
+        if refused(slice, said) {
             return Standing::Refused;
         }
         Standing::Said(said.unwrap_or(MemberState::Pending))
@@ -158,12 +158,11 @@ impl<'a> View<'a> {
 /// The Site was only told to hold capacity for these, or said that it has none: none of them can have been started.
 fn never_started(slice: &Slice, incarnation: u64, said: Option<MemberState>) -> bool {
     let silent = said.is_none_or(|state| state == MemberState::Pending);
-    let held_only = slice.phase == Phase::Reserve && slice.epoch == incarnation && silent;
-    held_only || (said.is_none() && refused(slice, incarnation, said))
+    let held_only = slice.phase == Phase::Reserve && silent;
+    slice.epoch == incarnation && (held_only || (said.is_none() && refused(slice, said)))
 }
 
-fn refused(slice: &Slice, incarnation: u64, said: Option<MemberState>) -> bool {
-    slice.reservation == Reservation::Refused
-        && slice.epoch == incarnation
-        && said.is_none_or(|state| state == MemberState::Pending)
+/// The Site has no capacity for those members of a slice that it does not run.
+fn refused(slice: &Slice, said: Option<MemberState>) -> bool {
+    slice.reservation == Reservation::Refused && said.is_none_or(|state| state == MemberState::Pending)
 }

@@ -100,6 +100,7 @@ fn several_shapes_are_rearranged_before_they_are_refused() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_filter_keeps_a_node_out_and_a_toleration_lets_it_in() {
     let tolerate = |key: Option<&str>, value: Option<&str>, effect| Toleration {
         key: key.map(str::to_owned),

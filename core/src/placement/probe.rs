@@ -47,7 +47,7 @@ pub(super) fn fits(request: &Request, survey: &Survey<'_>) -> Vec<Fit> {
     }
     if !survey.placed {
         let mut most = now;
-        for wider in [Span::Region, Span::Any].into_iter() {
+        for wider in [Span::Region, Span::Any] {
             let members = largest(&rooms(survey.near.iter().filter(|near| near.failed.none()), wider));
             if members > most && most < want {
                 push(Change::Span(wider), members);

@@ -99,13 +99,18 @@ impl<V: Clone + Send + Sync + 'static> Coalescer<V> {
             };
             let outcome = (self.write)(key.clone(), value.clone()).await;
             drop(place);
-            if outcome == Outcome::Retry && !self.closing.is_cancelled() {
-                self.put_back(&key, value);
-                not_before = Instant::now() + RETRY_CAP.min(RETRY * 2_u32.saturating_pow(failures));
-                failures = failures.saturating_add(1);
-            } else {
-                failures = 0;
-                not_before = Instant::now() + INTERVAL;
+            not_before = Instant::now();
+            match outcome {
+                Outcome::Retry if !self.closing.is_cancelled() => {
+                    self.put_back(&key, value);
+                    not_before += RETRY_CAP.min(RETRY * 2_u32.saturating_pow(failures));
+                    failures = failures.saturating_add(1);
+                }
+                Outcome::Written => {
+                    failures = 0;
+                    not_before += INTERVAL;
+                }
+                Outcome::Retry | Outcome::Dropped => failures = 0,
             }
         }
     }

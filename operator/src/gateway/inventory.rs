@@ -60,10 +60,13 @@ pub fn gpu_node<'a>(site: &Site, node: &v1::Node, models: impl IntoIterator<Item
         aliases: &model.spec.aliases,
     });
     let model = catalogue::identify(&node.product, node.memory_mib, entries).unwrap_or_default().to_owned();
-    let mut copy = GpuNode::new(&hub_gpu_node_name(&site_name, &node.name), GpuNodeSpec {
-        price_per_gpu_hour: (!node.price_per_gpu_hour.is_empty()).then(|| node.price_per_gpu_hour.clone()),
-        unschedulable: node.unschedulable,
-    });
+    let mut copy = GpuNode::new(
+        &hub_gpu_node_name(&site_name, &node.name),
+        GpuNodeSpec {
+            price_per_gpu_hour: (!node.price_per_gpu_hour.is_empty()).then(|| node.price_per_gpu_hour.clone()),
+            unschedulable: node.unschedulable,
+        },
+    );
     let mut labels = BTreeMap::from([(LABEL_SITE.to_owned(), site_name.clone())]);
     // A supplier's name may be longer than a label's value; who needs it then reads the Site.
     if site.spec.supplier.len() <= 63 {

@@ -8,7 +8,7 @@ use atoll_wire::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use tonic::Status;
 
 use super::pki::{HubCa, SiteKey};
@@ -107,7 +107,10 @@ impl Joiner {
             return Err(unknown());
         }
         if grant.expires <= now {
-            return Err(Status::unauthenticated(format!("this join token expired at {}; {MAKE_ANOTHER}", grant.expires)));
+            return Err(Status::unauthenticated(format!(
+                "this join token expired at {}; {MAKE_ANOTHER}",
+                grant.expires
+            )));
         }
         if self.suppliers.get_opt(&grant.supplier).await.map_err(unavailable)?.is_none() {
             return Err(Status::failed_precondition(format!(
@@ -134,6 +137,11 @@ impl Joiner {
             Err(error) => return Err(unavailable(error)),
         }
         if site.is_some() {
+            let annotations = serde_json::json!({ ANNOTATION_JOINED_WITH: stamp });
+            let patch = serde_json::json!({ "metadata": { "annotations": annotations } });
+            let params =
+                PatchParams { field_manager: Some(FIELD_MANAGER_GATEWAY.to_owned()), ..PatchParams::default() };
+            self.sites.patch(wanted.key.name(), &params, &Patch::Merge(&patch)).await.map_err(unavailable)?;
             return Ok(());
         }
         let params = PostParams { field_manager: Some(FIELD_MANAGER_GATEWAY.to_owned()), ..PostParams::default() };
@@ -142,7 +150,9 @@ impl Joiner {
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             Err(error) => {
                 tracing::error!(%error, site = wanted.key.name(), "a token was used and its Site could not be made");
-                Err(Status::internal(format!("the hub could not make the Site and the token is used up; {MAKE_ANOTHER}")))
+                Err(Status::internal(format!(
+                    "the hub could not make the Site and the token is used up; {MAKE_ANOTHER}"
+                )))
             }
         }
     }
@@ -196,13 +206,16 @@ impl Grant {
 }
 
 fn new_site(wanted: &Wanted, grant: &Grant, stamp: String) -> Site {
-    let mut site = Site::new(wanted.key.name(), SiteSpec {
-        supplier: grant.supplier.clone(),
-        display_name: wanted.display_name.clone(),
-        region: wanted.region.clone(),
-        trust: grant.trust,
-        suspended: false,
-    });
+    let mut site = Site::new(
+        wanted.key.name(),
+        SiteSpec {
+            supplier: grant.supplier.clone(),
+            display_name: wanted.display_name.clone(),
+            region: wanted.region.clone(),
+            trust: grant.trust,
+            suspended: false,
+        },
+    );
     site.metadata.annotations = Some([(ANNOTATION_JOINED_WITH.to_owned(), stamp)].into());
     if grant.supplier.len() <= 63 {
         site.metadata.labels = Some([(LABEL_SUPPLIER.to_owned(), grant.supplier.clone())].into());

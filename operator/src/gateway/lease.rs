@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Renewals in one lease's duration.
 const RENEWALS: u32 = 6;
+/// Pause before a failed renewal is tried again, unless a quarter of the time between renewals is less.
+const RETRY: Duration = Duration::from_secs(2);
 /// Grants end so much before the lease does, for what is under way.
 const MARGIN: Duration = Duration::from_millis(500);
 
@@ -73,11 +75,11 @@ impl OwnLease {
                     if matches!(&error, kube::Error::Api(status) if status.is_conflict() || status.is_not_found()) {
                         self.until.store(0, Ordering::SeqCst);
                     }
-                    period / 4
+                    RETRY.min(period / 4)
                 }
                 Err(_) => {
                     tracing::warn!(lease = %self.name, "renewing this gateway's Lease takes too long");
-                    period / 4
+                    RETRY.min(period / 4)
                 }
             };
             // A lapse is noticed when it happens and not at the next renewal.

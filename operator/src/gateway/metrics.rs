@@ -62,9 +62,11 @@ impl Metrics {
             received: counters("atoll_gateway_messages_received_total", "Messages of agents, by kind.", &["kind"])?,
             sent: counters("atoll_gateway_messages_sent_total", "Messages to agents, by kind.", &["kind"])?,
             refused: counters("atoll_gateway_refused_total", "What agents sent and was not believed.", &["what"])?,
-            writes: counters("atoll_gateway_writes_total", "Writes to the API, by kind and result.", &[
-                "kind", "result",
-            ])?,
+            writes: counters(
+                "atoll_gateway_writes_total",
+                "Writes to the API, by kind and result.",
+                &["kind", "result"],
+            )?,
             grants_withheld: IntCounter::new(
                 "atoll_gateway_grants_withheld_total",
                 "Heartbeats not answered because this gateway did not hold its own Lease.",

@@ -1,1 +1,306 @@
 //! The gateway: sessions with the agents of Sites.
+//!
+//! Liveness is kept in memory and only transitions are written. Whatever a gateway knows is derived again by another one
+//! from the API and from what agents say at the beginning of a session, so it may be killed at any moment.
+
+pub mod args;
+mod ca_secret;
+mod cache;
+mod coalesce;
+#[cfg(test)]
+mod fixtures;
+mod inventory;
+mod join;
+mod lease;
+mod metrics;
+mod orphans;
+pub mod pki;
+mod registry;
+mod reports;
+mod service;
+mod session;
+mod sites;
+mod tls;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use atoll_api::names::{COMPONENT_GATEWAY, FIELD_MANAGER_GATEWAY, LABEL_COMPONENT};
+use atoll_api::{ClusterSlice, GpuModel, GpuNode, Site};
+use atoll_runtime::process::Process;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+
+use self::args::Args;
+use self::cache::Cache;
+use self::join::Joiner;
+use self::lease::OwnLease;
+use self::metrics::Metrics;
+use self::pki::HubCa;
+use self::registry::Registry;
+use self::session::Rhythm;
+use self::sites::Sites;
+use self::writer::Writer;
+
+/// Requests of one connection at once: a session, and a renewal beside it.
+const STREAMS: u32 = 8;
+/// A dead connection is found by pings, so that its memory is not held until TCP gives up.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long each step of a shutdown may take.
+const SHUTDOWN_STEP: Duration = Duration::from_secs(3);
+/// Pause before the CA is asked for again.
+const CA_AGAIN: Duration = Duration::from_secs(1);
+
+const READY_CACHES: &str = "caches";
+const READY_LEASE: &str = "lease";
+const READY_LISTENER: &str = "listener";
+
+/// What sessions share.
+pub struct Gateway {
+    /// Name of this gateway's Lease.
+    name: String,
+    settings: Settings,
+    ca: HubCa,
+    caches: Caches,
+    registry: Registry,
+    writer: Writer,
+    sites: Sites,
+    slices: Api<ClusterSlice>,
+    joiner: Joiner,
+    lease: OwnLease,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+    /// Sessions.
+    tasks: TaskTracker,
+}
+
+/// What flags say of sessions.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    /// Unless fence times ask for less.
+    rhythm: Rhythm,
+}
+
+/// What watches have shown.
+#[derive(Default)]
+struct Caches {
+    slices: Arc<Cache<ClusterSlice>>,
+    nodes: Arc<Cache<GpuNode>>,
+    sites: Arc<Cache<Site>>,
+    models: Arc<Cache<GpuModel>>,
+    leases: Arc<Cache<Lease>>,
+}
+
+impl Gateway {
+    fn new(
+        process: &Process,
+        name: String,
+        namespace: &str,
+        settings: Settings,
+        lease: Duration,
+        ca: HubCa,
+    ) -> anyhow::Result<Self> {
+        let client = &process.client;
+        let metrics = Metrics::register(&process.registry)?;
+        let caches = Caches::default();
+        let reporter = Reporter { controller: FIELD_MANAGER_GATEWAY.to_owned(), instance: Some(name.clone()) };
+        let events = Recorder::new(client.clone(), reporter);
+        let sites = Sites::new(Api::all(client.clone()), Arc::clone(&caches.sites), metrics.clone(), events);
+        Ok(Self {
+            settings,
+            ca,
+            registry: Registry::default(),
+            writer: Writer::new(client, &caches.slices, &caches.nodes, &metrics),
+            caches,
+            sites,
+            slices: Api::all(client.clone()),
+            joiner: Joiner {
+                secrets: Api::namespaced(client.clone(), namespace),
+                sites: Api::all(client.clone()),
+                suppliers: Api::all(client.clone()),
+            },
+            lease: OwnLease::new(Api::namespaced(client.clone(), namespace), name.clone(), lease),
+            name,
+            metrics,
+            shutdown: process.shutdown.clone(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Follows the watches for as long as it is polled.
+    async fn follow(&self, client: &kube::Client, namespace: &str) {
+        let leases = watcher::Config::default().labels(&format!("{LABEL_COMPONENT}={COMPONENT_GATEWAY}"));
+        let all = watcher::Config::default;
+        let registry = &self.registry;
+        tokio::join!(
+            self.caches.slices.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| registry
+                .slice_changed(&change.group, &change.key),),
+            self.caches.sites.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| registry
+                .site_changed(&change.key, change.object.as_deref()),),
+            self.caches
+                .models
+                .follow(watcher(Api::all(client.clone()), all()).default_backoff(), |_| registry.models_changed(),),
+            self.caches.nodes.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |_| {}),
+            self.caches
+                .leases
+                .follow(watcher(Api::namespaced(client.clone(), namespace), leases).default_backoff(), |_| {},),
+        );
+    }
+
+    async fn listed(&self) {
+        tokio::join!(
+            self.caches.slices.listed(),
+            self.caches.nodes.listed(),
+            self.caches.sites.listed(),
+            self.caches.models.listed(),
+            self.caches.leases.listed(),
+        );
+    }
+}
+
+/// Runs a gateway until its process is told to end.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let process = Process::start("atoll-gateway", &args.common).await?;
+    let result = serve(&process, args).await;
+    process.finish().await;
+    result
+}
+
+async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
+    for part in [READY_CACHES, READY_LEASE, READY_LISTENER] {
+        process.readiness.expect(part);
+    }
+    let name = args.name.unwrap_or_else(own_name);
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
+    let Some(ca) = hub_ca(process, &args.namespace).await else { return Ok(()) };
+    let names = server_names(&args.namespace, args.public_names);
+    let certificate = Arc::new(tls::OwnCertificate::issue(&ca, names, Timestamp::now())?);
+    let config = tls::server_config(&ca, Arc::clone(&certificate))?;
+    let settings = Settings { rhythm: Rhythm { heartbeat: args.heartbeat, patience: args.suspect_after } };
+    let lease = Duration::from_secs(u64::from(args.lease_seconds));
+    let gateway = Arc::new(Gateway::new(process, name, &args.namespace, settings, lease, ca)?);
+
+    let background = TaskTracker::new();
+    spawn_background(&background, process, &gateway, &args.namespace, certificate);
+    tokio::select! {
+        () = process.shutdown.cancelled() => {}
+        () = gateway.listed() => {
+            process.readiness.set(READY_CACHES, true);
+            let leases = Api::namespaced(process.client.clone(), &args.namespace);
+            let (gateway, shutdown) = (Arc::clone(&gateway), process.shutdown.clone());
+            background.spawn(async move { orphans::watch(&gateway, &leases, shutdown).await });
+        }
+    }
+
+    let connections = tls::incoming(listener, config, gateway.metrics.clone(), process.shutdown.clone());
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service::Service::server(Arc::clone(&gateway)))
+        .serve_with_incoming_shutdown(connections, process.shutdown.clone().cancelled_owned());
+    process.readiness.set(READY_LISTENER, true);
+    tracing::info!(listen = %args.listen, name = gateway.name, "serving");
+    let mut server = tokio::spawn(server);
+    let ended = tokio::select! {
+        result = &mut server => Some(result),
+        () = process.shutdown.cancelled() => None,
+    };
+    process.shutdown.cancel();
+    shut_down(&gateway, &background).await;
+    match ended {
+        Some(result) => result.context("the server's task")?.context("the server")?,
+        // Connections that agents keep open are cut with the process.
+        None => drop(tokio::time::timeout(SHUTDOWN_STEP, server).await),
+    }
+    Ok(())
+}
+
+fn spawn_background(
+    background: &TaskTracker,
+    process: &Process,
+    gateway: &Arc<Gateway>,
+    namespace: &str,
+    certificate: Arc<tls::OwnCertificate>,
+) {
+    let shutdown = &process.shutdown;
+    let (client, namespace) = (process.client.clone(), namespace.to_owned());
+    let (of_follow, until) = (Arc::clone(gateway), shutdown.clone());
+    background.spawn(async move {
+        tokio::select! {
+            // What is still written at a shutdown compares with what is cached, so the watches end last of all.
+            () = async { until.cancelled().await; tokio::time::sleep(SHUTDOWN_STEP).await } => {}
+            () = of_follow.follow(&client, &namespace) => {}
+        }
+    });
+    let (of_lease, until, readiness) = (Arc::clone(gateway), shutdown.clone(), process.readiness.clone());
+    background.spawn(async move {
+        of_lease.lease.keep(until, |held| readiness.set(READY_LEASE, held)).await;
+    });
+    let (of_certificate, until) = (Arc::clone(gateway), shutdown.clone());
+    background.spawn(async move { certificate.keep_fresh(&of_certificate.ca, until).await });
+}
+
+/// Sessions say goodbye, what is pending is written, then the Lease is given up: from then on nobody waits for us.
+async fn shut_down(gateway: &Gateway, background: &TaskTracker) {
+    gateway.tasks.close();
+    if tokio::time::timeout(SHUTDOWN_STEP, gateway.tasks.wait()).await.is_err() {
+        tracing::warn!(sessions = gateway.tasks.len(), "some sessions did not end in time");
+    }
+    gateway.writer.close(SHUTDOWN_STEP).await;
+    gateway.lease.release().await;
+    background.close();
+}
+
+/// The hub's CA; None when the process ends before it can be had.
+async fn hub_ca(process: &Process, namespace: &str) -> Option<HubCa> {
+    let secrets: Api<Secret> = Api::namespaced(process.client.clone(), namespace);
+    loop {
+        match ca_secret::load_or_create(&secrets, Timestamp::now()).await {
+            Ok(ca) => return Some(ca),
+            Err(error) => tracing::warn!(%error, "waiting for the hub's CA"),
+        }
+        tokio::select! {
+            () = process.shutdown.cancelled() => return None,
+            () = tokio::time::sleep(CA_AGAIN) => {}
+        }
+    }
+}
+
+/// A name that no other process has: gateways are told apart by it after a restart, too.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host
+        .trim()
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .take(40)
+        .collect();
+    let host = host.trim_matches('-');
+    let host = if host.is_empty() { "gateway" } else { host };
+    format!("atoll-gateway-{host}-{:08x}", rand::random::<u32>())
+}
+
+fn server_names(namespace: &str, public: Vec<String>) -> Vec<String> {
+    let mut names = vec![
+        format!("atoll-gateway.{namespace}.svc"),
+        format!("atoll-gateway.{namespace}.svc.cluster.local"),
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+    ];
+    names.extend(public);
+    names.sort();
+    names.dedup();
+    names
+}

@@ -64,13 +64,7 @@ struct SeenLease {
 
 impl Observed {
     /// Takes in the present Leases, the sessions that Sites name but are not kept here, and this gateway's own name.
-    fn update<'a>(
-        &mut self,
-        leases: impl Iterator<Item = &'a Lease>,
-        sessions: &[Session],
-        own: &str,
-        now: Duration,
-    ) {
+    fn update<'a>(&mut self, leases: impl Iterator<Item = &'a Lease>, sessions: &[Session], own: &str, now: Duration) {
         let present: HashMap<String, &Lease> = leases.map(|lease| (lease.name_any(), lease)).collect();
         let named = sessions.iter().map(|session| session.gateway.clone());
         let wanted: HashSet<String> = present.keys().cloned().chain(named).collect();
@@ -129,8 +123,7 @@ fn lost<'a>(
 
 /// Watches for Sites whose gateway is gone, until `shutdown`.
 pub async fn watch(gateway: &Gateway, leases: &Api<Lease>, shutdown: CancellationToken) {
-    let (mut sites_changed, mut leases_changed) =
-        (gateway.caches.sites.subscribe(), gateway.caches.leases.subscribe());
+    let (mut sites_changed, mut leases_changed) = (gateway.caches.sites.subscribe(), gateway.caches.leases.subscribe());
     let mut observed = Observed::default();
     loop {
         let present = gateway.caches.leases.all();
@@ -144,9 +137,9 @@ pub async fn watch(gateway: &Gateway, leases: &Api<Lease>, shutdown: Cancellatio
             .collect();
         let now = boot_time();
         observed.update(present.iter().map(AsRef::as_ref), &sessions, &gateway.name, now);
-        let (lost, next) = lost(&sessions, &observed, gateway.settings.suspect_after, now);
-        let sleep = if lost.is_empty() { next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP) } else { SHORTEST_SLEEP };
-        for (session, ended_before) in lost {
+        let (gone, next) = lost(&sessions, &observed, gateway.settings.rhythm.patience, now);
+        let sleep = if gone.is_empty() { next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP) } else { SHORTEST_SLEEP };
+        for (session, ended_before) in gone {
             let ended_before = SignedDuration::try_from(ended_before).unwrap_or_default();
             let loss = Loss {
                 gateway: session.gateway.clone(),

@@ -3,14 +3,11 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use atoll_api::conditions::{self, set_condition};
+use atoll_api::conditions::{self, set_condition, slice_reason};
 use atoll_api::{ClusterSlice, ClusterSliceStatus, MemberPhase, MemberStatus, ReservationPhase};
 use atoll_wire::limits::{MAX_REPORT_MEMBERS, MAX_TEXT_BYTES, MAX_WORD_BYTES};
 use atoll_wire::v1;
 use jiff::Timestamp;
-
-/// Reason of the Stopped condition.
-const NOTHING_LEFT: &str = "NothingLeft";
 
 /// Why a report is not believed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -70,14 +67,13 @@ pub fn status(
     now: Timestamp,
 ) -> Result<ClusterSliceStatus, ReportError> {
     let key = report.key.as_ref().ok_or(ReportError::Key)?;
-    let slice =
-        slice.filter(|slice| slice.spec.site == site).ok_or_else(|| ReportError::Foreign(cache_key(key)))?;
+    let slice = slice.filter(|slice| slice.spec.site == site).ok_or_else(|| ReportError::Foreign(cache_key(key)))?;
     if slice.spec.cluster_uid != key.cluster_uid {
         return Err(ReportError::OtherCluster(cache_key(key)));
     }
     let newest = slice.spec.epoch;
-    let observed_epoch = at_most(report.observed_epoch, newest)
-        .ok_or(ReportError::Future { epoch: report.observed_epoch, newest })?;
+    let observed_epoch =
+        at_most(report.observed_epoch, newest).ok_or(ReportError::Future { epoch: report.observed_epoch, newest })?;
     if report.members.len() > MAX_REPORT_MEMBERS {
         return Err(ReportError::TooManyMembers(report.members.len()));
     }
@@ -108,7 +104,15 @@ pub fn status(
     if report.gone && slice.metadata.deletion_timestamp.is_some() {
         let message = "Nothing of this slice is left on its Site";
         let generation = slice.metadata.generation;
-        set_condition(&mut conditions, conditions::slice::STOPPED, true, NOTHING_LEFT, message, generation, now);
+        set_condition(
+            &mut conditions,
+            conditions::slice::STOPPED,
+            true,
+            slice_reason::NOTHING_LEFT,
+            message,
+            generation,
+            now,
+        );
     }
     Ok(ClusterSliceStatus {
         observed_epoch,
@@ -235,10 +239,10 @@ mod tests {
         let status = status(&report, "site-a", Some(&slice(false)), now()).unwrap();
         assert_eq!(status.observed_epoch, 3);
         assert_eq!(status.reservation, Some(ReservationPhase::Reserved));
-        assert_eq!(status.members.iter().map(|m| (m.rank, m.phase)).collect::<Vec<_>>(), [
-            (0, MemberPhase::Ready),
-            (1, MemberPhase::Starting)
-        ]);
+        assert_eq!(
+            status.members.iter().map(|m| (m.rank, m.phase)).collect::<Vec<_>>(),
+            [(0, MemberPhase::Ready), (1, MemberPhase::Starting)]
+        );
         assert!(status.conditions.is_empty());
     }
 

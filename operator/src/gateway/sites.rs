@@ -202,15 +202,7 @@ fn lost(site: &Site, loss: &Loss, now: Timestamp) -> Option<Value> {
     }
     let mut conditions = status.conditions;
     let generation = site.metadata.generation;
-    set_condition(
-        &mut conditions,
-        conditions::site::CONNECTED,
-        false,
-        loss.reason,
-        &message(loss),
-        generation,
-        now,
-    );
+    set_condition(&mut conditions, conditions::site::CONNECTED, false, loss.reason, &message(loss), generation, now);
     Some(checked(site, &json!({ "session": { "lastGrant": Time(loss.last_grant) }, "conditions": conditions })))
 }
 

@@ -86,8 +86,8 @@ impl<K: Cached> Target<K> {
         }
         match result {
             Ok(()) => Outcome::Written,
-            // Gone, replaced by another of the same name, or refused for good: writing it again would not help.
-            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+            // Gone, replaced by another of the same name, or not valid: writing it again would not help.
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 404 | 409 | 422) => {
                 tracing::warn!(kind = ?kind, key, error = %status, "the API server refused a write");
                 Outcome::Dropped
             }
@@ -133,8 +133,7 @@ impl Target<GpuNode> {
             NodeWrite::Nothing => return Outcome::Dropped,
             NodeWrite::Delete => {
                 let uid = current.as_ref().and_then(|node| node.uid());
-                let params =
-                    DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() });
+                let params = DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() });
                 match api.delete(&key, &params).await {
                     Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
                     result => result.map(|_| None),

@@ -3,6 +3,8 @@
 mod gang;
 mod node;
 mod pod;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,15 +13,26 @@ use crate::objects::ObjectKey;
 #[derive(Clone, Debug)]
 enum Step {
     /// A gang of so many members with so many GPUs.
-    Create { gang: usize, hold: bool, members: usize, gpus: i128 },
+    Create {
+        gang: usize,
+        hold: bool,
+        members: usize,
+        gpus: i128,
+    },
     Run(usize),
     Pods(usize),
     Delete(usize),
-    Single { pod: usize, gpus: i128 },
+    Single {
+        pod: usize,
+        gpus: i128,
+    },
     EndPod(usize),
     Hear(usize),
     Turn,
-    Act { which: prop::sample::Index, refuse: bool },
+    Act {
+        which: prop::sample::Index,
+        refuse: bool,
+    },
     Wait(u64),
     Kill,
 }
@@ -73,9 +84,9 @@ struct Run {
 }
 
 impl Run {
-    fn step(&mut self, step: Step) {
+    fn step(&mut self, step: &Step) {
         let world = &mut self.world;
-        match step {
+        match *step {
             Step::Create { gang, hold, members, gpus } => {
                 let name = gang_name(gang);
                 if !world.gangs.contains_key(&key(&name)) {
@@ -134,7 +145,9 @@ impl Run {
         for action in &self.world.outbox[before..] {
             if let Action::Bind(binding) = action {
                 let mine = binding.gang.as_ref().is_some_and(|gang| self.first.contains(gang));
-                assert!(mine || self.first.is_empty(), "{binding:?} before {:?}", self.first);
+                // Gangs that are deleted, and the scheduler has not heard of it, do not matter.
+                let there = binding.gang.as_ref().is_none_or(|gang| self.world.gangs.contains_key(gang));
+                assert!(mine || !there || self.first.is_empty(), "{binding:?} before {:?}", self.first);
             }
         }
         for action in &self.world.outbox[before..] {
@@ -195,14 +208,14 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The API server in memory checks every binding: no node over capacity, no hold that a status promises taken
     /// away, over kills, refused bindings and events in any order.
     #[test]
     fn gangs_are_whole_at_rest_whatever_happened(steps in steps()) {
         let mut run = Run { world: World::new(&[("a", 6), ("b", 4), ("c", 3)]), first: BTreeSet::new() };
-        for step in steps {
+        for step in &steps {
             run.step(step);
         }
         run.judge();

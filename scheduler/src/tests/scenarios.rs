@@ -22,7 +22,7 @@ fn hold_run_bound_on_the_nodes_of_the_hub() {
     world.now += Duration::from_secs(5);
     world.set_mode("g", Mode::Run);
     world.settle_now();
-    world.now += Duration::from_secs(60);
+    world.now += Duration::from_mins(1);
     world.create_pod("m-0", 8, Some("g"));
     world.settle_now();
     assert_eq!(world.node_of("m-0"), None, "not before all pods are there");
@@ -144,10 +144,29 @@ fn holds_outlive_a_kill_and_nothing_is_decided_before_them() {
     assert_eq!(world.node_of("eager"), None);
     world.set_mode("g", Mode::Run);
     world.restart();
-    world.now += Duration::from_secs(60);
+    world.now += Duration::from_mins(1);
     world.create_pods_of("g");
     world.settle_now();
     assert_eq!(world.phase("g"), Some(GangPhase::Bound));
+}
+
+#[test]
+fn a_gang_that_was_killed_half_bound_is_completed_before_older_work() {
+    let mut world = World::new(&[("a", 8), ("b", 8)]);
+    world.create_pod("older", 8, None);
+    let older = world.pods[&key("older")].clone();
+    world.inbox.clear();
+    world.set_pod(PodFacts { gated: true, ..older.clone() });
+    world.now += Duration::from_secs(5);
+    world.set_gang("g", Mode::Run, &TWO);
+    world.create_pods_of("g");
+    while world.hear() {}
+    world.turn();
+    world.act(1, false);
+    world.set_pod(older);
+    world.restart();
+    world.settle();
+    assert_eq!((world.phase("g"), world.node_of("older")), (Some(GangPhase::Bound), None));
 }
 
 #[test]

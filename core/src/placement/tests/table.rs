@@ -132,7 +132,7 @@ fn a_cheap_site_that_would_make_one_more_is_left_out() {
         inv.upsert_node(crate::inventory::NodeFacts { price: Some(MicroUsd(price)), ..node(site, "n0", "h100", gpus) });
     }
     assert_eq!(decided(&inv, &request(8, 1, Span::Any)), "d@0.000002: n0 0-3; b@2: n0 4-7");
-    assert_eq!(decided(&inv, &request(5, 1, Span::Any)), "d@0.000002: n0 0-3; a@0.000001: n0 4");
+    assert_eq!(decided(&inv, &request(5, 1, Span::Any)), "a@0.000001: n0 0; d@0.000002: n0 1-4");
     assert_eq!(decided(&inv, &request(9, 1, Span::Any)), "a@0.000001: n0 0; d@0.000002: n0 1-4; b@2: n0 5-8");
 }
 

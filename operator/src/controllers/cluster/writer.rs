@@ -56,8 +56,10 @@ pub struct Outcome {
     pub uid: String,
     /// resourceVersion of the Cluster that the watch must reach before anything else is decided.
     pub cluster: Option<u64>,
-    /// The same for slices, by name.
-    pub slices: Vec<(String, u64)>,
+    /// The same for slices that were applied, by name.
+    pub applied: Vec<(String, u64)>,
+    /// The same for slices that are on their way out, by name.
+    pub leaving: Vec<(String, u64)>,
     /// Slices that were found to be gone.
     pub gone: Vec<String>,
     /// The status was written.
@@ -141,9 +143,9 @@ impl Writer {
             Job::Slices(writes) => {
                 for done in join_all(writes.iter().map(|write| self.write_slice(&uid, write))).await {
                     match done {
-                        SliceDone::At(name, version) => outcome.slices.push((name, version)),
+                        SliceDone::Applied(name, version) => outcome.applied.push((name, version)),
+                        SliceDone::Leaving(name, version) => outcome.leaving.push((name, version)),
                         SliceDone::Gone(name) => outcome.gone.push(name),
-                        SliceDone::Later => {}
                         SliceDone::Failed => outcome.failed = true,
                     }
                 }
@@ -154,6 +156,8 @@ impl Writer {
                 match self.until_known("Cluster", &uid, || api.get_opt(&name)).await {
                     Ok(found) => {
                         outcome.confirmed_gone = found.is_none_or(|cluster| cluster.metadata.uid.as_deref() != Some(&uid));
+                        // It is there: the watch brings it while the pause lasts.
+                        outcome.failed = !outcome.confirmed_gone;
                     }
                     Err(_) => outcome.failed = true,
                 }
@@ -175,7 +179,8 @@ impl Writer {
         let api: Api<Cluster> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
         let name = cluster.name_any();
         let timer = self.metrics.commit_seconds.start_timer();
-        let put = || api.replace_status(&name, &PostParams::default(), cluster);
+        let params = PostParams::default();
+        let put = || api.replace_status(&name, &params, cluster);
         let written = self.until_known("Cluster", &outcome.uid, put).await;
         timer.observe_duration();
         match written {
@@ -229,10 +234,9 @@ impl Writer {
             released.map(|answer| Some(version(&answer)))
         };
         match done {
-            Ok(Some(version)) => SliceDone::At(name, version),
-            Ok(None) => SliceDone::Later,
-            Err(Failure::Gone) => SliceDone::Gone(name),
-            Err(Failure::Conflict) => SliceDone::Later,
+            Ok(Some(version)) => SliceDone::Leaving(name, version),
+            Ok(None) | Err(Failure::Gone) => SliceDone::Gone(name),
+            // A conflict too: the watch brings what changed while the pause lasts.
             Err(_) => SliceDone::Failed,
         }
     }
@@ -243,8 +247,7 @@ impl Writer {
         let params = PatchParams::apply(FIELD_MANAGER_OPERATOR).force();
         let patch = Patch::Apply(slice);
         match self.until_known("ClusterSlice", uid, || api.patch(&name, &params, &patch)).await {
-            Ok(written) => SliceDone::At(name, version(&written)),
-            Err(Failure::Conflict) => SliceDone::Later,
+            Ok(written) => SliceDone::Applied(name, version(&written)),
             Err(_) => SliceDone::Failed,
         }
     }
@@ -280,9 +283,9 @@ impl Writer {
 }
 
 enum SliceDone {
-    At(String, u64),
+    Applied(String, u64),
+    Leaving(String, u64),
     Gone(String),
-    Later,
     Failed,
 }
 

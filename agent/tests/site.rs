@@ -1,0 +1,251 @@
+//! The agent as a process, on a real API server and with the rights that it ships with, against a scripted hub.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod hub;
+
+use std::time::Duration;
+
+use atoll_api::Gang;
+use atoll_api::conditions::member_reason;
+use atoll_api::gang::{GangNode, GangPhase, GangStatus};
+use atoll_api::names::ANNOTATION_EPOCH;
+use atoll_testkit::process::{ManagedProcess, ProcessSpec};
+use atoll_testkit::wait::{eventually, wait_for, wait_gone};
+use atoll_testkit::{ControlPlane, ControlPlaneOptions, Kwok, NodeProfile, nodes, require};
+use atoll_wire::v1::member::Phase;
+use atoll_wire::v1::{SliceDeleted, SliceKey, SliceReport, agent_message, hub_message};
+use hub::Hub;
+use k8s_openapi::api::core::v1::{Binding, Namespace, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const RBAC: &str = include_str!("../../deploy/site/agent-rbac.yaml");
+
+struct Site {
+    plane: ControlPlane,
+    _kwok: Kwok,
+    hub: Hub,
+    agent: ManagedProcess,
+}
+
+impl Site {
+    async fn start(name: &str) -> Self {
+        let options = ControlPlaneOptions::new(name).crds(atoll_api::crd::all());
+        let plane = ControlPlane::start(options).await.unwrap();
+        let kwok = Kwok::start(&plane).unwrap();
+        nodes::create(&plane.client(), &[NodeProfile::h100().named("h100", 2)]).await.unwrap();
+        nodes::wait_ready(&plane.client(), 2, LIMIT).await.unwrap();
+        plane.create_namespace("atoll-system").await.unwrap();
+        plane.kubectl_input(["apply", "-f", "-"], RBAC).await.unwrap().ok().unwrap();
+        let hub = Hub::start().await;
+        let kubeconfig =
+            plane.kubeconfig_as("system:serviceaccount:atoll-system:atoll-agent", &["system:serviceaccounts"]).unwrap();
+        let spec = ProcessSpec::new("atoll-agent", env!("CARGO_BIN_EXE_atoll-agent"), plane.dir().join("agent.log"))
+            .args([
+                "run",
+                "--http-address",
+                "127.0.0.1:0",
+                "--region",
+                "eu-west",
+                "--log-filter",
+                "info,atoll_agent=debug",
+            ])
+            .args(["--hub", &hub.address.to_string()])
+            .args([std::ffi::OsStr::new("--kubeconfig"), kubeconfig.as_os_str()])
+            .env("ATOLL_JOIN_TOKEN", hub.token());
+        let agent = ManagedProcess::start(spec).unwrap();
+        Self { plane, _kwok: kwok, hub, agent }
+    }
+
+    /// What the agent says it holds at the start of a session.
+    async fn hello(&mut self) -> Vec<atoll_wire::v1::SliceDigest> {
+        self.hub
+            .hear("hello", |message| match message {
+                agent_message::Message::Hello(hello) => Some(hello.slices),
+                _ => None,
+            })
+            .await
+    }
+
+    async fn report(&mut self, what: &str, mut holds: impl FnMut(&SliceReport) -> bool) -> SliceReport {
+        self.hub
+            .hear(what, |message| match message {
+                agent_message::Message::SliceReport(report) if holds(&report) => Some(report),
+                _ => None,
+            })
+            .await
+    }
+
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.plane.client(), namespace)
+    }
+
+    /// Does the scheduler's work for one gang.
+    async fn bind(&self, namespace: &str, gang: &str, epoch: &str) {
+        let gangs: Api<Gang> = Api::namespaced(self.plane.client(), namespace);
+        let found = wait_for(&gangs, gang, "to be of its epoch", LIMIT, |gang| {
+            gang.annotations().get(ANNOTATION_EPOCH).is_some_and(|of| of == epoch)
+        })
+        .await
+        .unwrap();
+        let mut status = GangStatus {
+            observed_generation: found.metadata.generation,
+            phase: Some(GangPhase::Bound),
+            ..GangStatus::default()
+        };
+        for member in &found.spec.members {
+            let node = member.node.clone().unwrap();
+            wait_for(&self.pods(namespace), &member.pod, "to exist", LIMIT, |_| true).await.unwrap();
+            let binding = Binding {
+                metadata: ObjectMeta { name: Some(member.pod.clone()), ..ObjectMeta::default() },
+                target: ObjectReference {
+                    kind: Some("Node".into()),
+                    name: Some(node.clone()),
+                    ..ObjectReference::default()
+                },
+            };
+            let params = PostParams::default();
+            let pods = self.pods(namespace);
+            let bound = pods.create_subresource::<_, serde_json::Value>("binding", &member.pod, &params, &binding);
+            bound.await.unwrap();
+            status.nodes.push(GangNode { pod: member.pod.clone(), node });
+        }
+        let patch = json!({"status": status});
+        gangs.patch_status(gang, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+}
+
+fn key(name: &str) -> SliceKey {
+    SliceKey { namespace: "team".into(), name: format!("{name}-0011aabb-0"), cluster_uid: format!("uid-{name}") }
+}
+
+fn spec(name: &str, epoch: i64, incarnations: &[i64], (stop, kill): (i32, i32)) -> serde_json::Value {
+    let members: Vec<_> = incarnations
+        .iter()
+        .enumerate()
+        .map(|(rank, incarnation)| json!({"rank": rank, "node": format!("h100-{rank}"), "incarnation": incarnation}))
+        .collect();
+    json!({
+        "site": "site-a", "cluster": name, "clusterUid": format!("uid-{name}"), "epoch": epoch, "term": 1,
+        "phase": "Run", "type": "Torch", "gpus": 8, "members": members,
+        "rendezvous": {"worldSize": incarnations.len(), "leaderIncarnation": incarnations[0]},
+        "fence": {"stopSeconds": stop, "killSeconds": kill, "fenceSeconds": kill + 5},
+        "template": {"spec": {"containers": [{"name": "main", "image": "registry.example/train:1",
+            "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}]}},
+    })
+}
+
+fn all(report: &SliceReport, phase: Phase) -> bool {
+    !report.members.is_empty() && report.members.iter().all(|member| member.phase() == phase)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_runs_survives_its_agent_loses_a_member_and_goes() {
+    require!(Core);
+    let mut site = Site::start("agent-life").await;
+    let namespace = atoll_agent::naming::site_namespace("uid-train");
+    assert!(site.hello().await.is_empty());
+    let inventory = site
+        .hub
+        .hear("its inventory", |message| match message {
+            agent_message::Message::Inventory(delta) => Some(delta),
+            _ => None,
+        })
+        .await;
+    assert!(inventory.full && !inventory.more);
+    assert_eq!(inventory.nodes.iter().map(|node| node.allocatable).collect::<Vec<_>>(), [8, 8]);
+
+    // Nothing starts before the hub has said everything; then all of it does.
+    let train = key("train");
+    site.hub.say_slice(&train, 1, &spec("train", 1, &[1, 1], (60, 90))).await;
+    site.report("that members wait", |report| all(report, Phase::Pending)).await;
+    assert!(Api::<Namespace>::all(site.plane.client()).get_opt(&namespace).await.unwrap().is_none());
+    site.hub.say_synced(&[&train]).await;
+    site.bind(&namespace, &train.name, "1").await;
+    let report = site.report("that members are Ready", |report| all(report, Phase::Ready)).await;
+    assert_eq!((report.observed_epoch, report.members[1].node.as_str()), (1, "h100-1"));
+    let uids = |pods: Vec<Pod>| pods.iter().map(|pod| pod.uid().unwrap()).collect::<Vec<_>>();
+    let before = uids(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items);
+    assert_eq!(before.len(), 2);
+
+    // A killed agent needs no new token, knows what it holds, and touches no member.
+    site.agent.kill9().await.unwrap();
+    site.agent.restart().await.unwrap();
+    let held = site.hello().await;
+    assert_eq!(held.len(), 1);
+    assert_eq!((held[0].key.as_ref(), held[0].digest.is_empty()), (Some(&train), true));
+    site.hub.say_slice(&train, 1, &spec("train", 1, &[1, 1], (60, 90))).await;
+    site.hub.say_synced(&[&train]).await;
+    site.report("that members are still Ready", |report| all(report, Phase::Ready)).await;
+    assert_eq!(uids(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items), before);
+
+    // A member that the Site removes is lost, not started again under the same incarnation.
+    site.pods(&namespace).delete("train-1-1", &DeleteParams::default()).await.unwrap();
+    let report = site.report("that a member is lost", |r| r.members.iter().any(|m| m.phase() == Phase::Lost)).await;
+    assert_eq!((report.members[1].phase(), report.members[1].reason.as_str()), (Phase::Lost, member_reason::LOST));
+    site.hub.say_slice(&train, 2, &spec("train", 2, &[2, 2], (60, 90))).await;
+    site.bind(&namespace, &train.name, "2").await;
+    site.report("that the new ones are Ready", |r| all(r, Phase::Ready) && r.observed_epoch == 2).await;
+    let names = |pods: Vec<Pod>| pods.iter().map(kube::ResourceExt::name_any).collect::<Vec<_>>();
+    let pods = site.pods(&namespace).list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(names(pods), ["train-0-2", "train-1-2"]);
+
+    // Deleted: first it is gone, then its namespace.
+    site.hub.say(hub_message::Message::SliceDeleted(SliceDeleted { key: Some(train.clone()) })).await;
+    site.report("that it is gone", |report| report.gone).await;
+    assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
+    wait_gone(&Api::<Namespace>::all(site.plane.client()), &namespace, LIMIT).await.unwrap();
+    let log = std::fs::read_to_string(site.agent.log()).unwrap();
+    assert!(!log.contains("forbidden"), "the agent's rights do not suffice:\n{log}");
+    assert!(site.agent.terminate(LIMIT).await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_stop_by_themselves_without_a_lease_and_stay_stopped() {
+    require!(Core);
+    let mut site = Site::start("agent-lease").await;
+    let namespace = atoll_agent::naming::site_namespace("uid-cut");
+    site.hello().await;
+    let cut = key("cut");
+    site.hub.say_slice(&cut, 1, &spec("cut", 1, &[1], (3, 6))).await;
+    site.hub.say_synced(&[&cut]).await;
+    site.bind(&namespace, &cut.name, "1").await;
+    site.report("that it is Ready", |report| all(report, Phase::Ready)).await;
+    site.hub.grant(false);
+    wait_gone(&site.pods(&namespace), "cut-0-1", LIMIT).await.unwrap();
+    site.hub.grant(true);
+    site.agent.kill9().await.unwrap();
+    site.agent.restart().await.unwrap();
+    site.hello().await;
+    site.hub.say_slice(&cut, 1, &spec("cut", 1, &[1], (3, 6))).await;
+    site.hub.say_synced(&[&cut]).await;
+    let report = site.report("that it is lost", |report| all(report, Phase::Lost)).await;
+    assert_eq!(report.members[0].reason, member_reason::LEASE_EXPIRED);
+    assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_slices_of_eight_are_applied_within_seconds() {
+    require!(Core);
+    let mut site = Site::start("agent-load").await;
+    site.hello().await;
+    let names: Vec<String> = (0..100).map(|index| format!("c{index}")).collect();
+    let keys: Vec<SliceKey> = names.iter().map(|name| key(name)).collect();
+    site.hub.say_synced(&[]).await;
+    let start = std::time::Instant::now();
+    for (name, key) in names.iter().zip(&keys) {
+        site.hub.say_slice(key, 1, &spec(name, 1, &[1; 8], (60, 90))).await;
+    }
+    let pods: Api<Pod> = Api::all(site.plane.client());
+    eventually("800 pods", Duration::from_secs(60), || async {
+        let selector = ListParams::default().labels("app.kubernetes.io/managed-by=atoll-agent");
+        let count = pods.list_metadata(&selector).await.map_or(0, |list| list.items.len());
+        if count == 800 { Ok(()) } else { Err(format!("{count} pods")) }
+    })
+    .await
+    .unwrap();
+    eprintln!("100 slices of 8 members applied in {:?}", start.elapsed());
+}

@@ -1,0 +1,31 @@
+//! The hub's operator: see `atoll_operator::controllers`.
+
+use atoll_api::names::SYSTEM_NAMESPACE;
+use atoll_runtime::leader::LeaderArgs;
+use atoll_runtime::process::{CommonArgs, Process};
+use clap::Parser;
+
+/// The hub's operator: places Clusters and keeps them placed.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    leader: LeaderArgs,
+    /// Namespace of Atoll's own objects.
+    #[arg(long, default_value = SYSTEM_NAMESPACE)]
+    namespace: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let process = Process::start("atoll-operator", &args.common).await?;
+    // A restarted process is another candidate, wherever it runs.
+    let identity = format!("atoll-operator-{:016x}", rand::random::<u64>());
+    let ran = atoll_operator::controllers::run(&process, &args.namespace, identity, &args.leader).await;
+    process.shutdown.cancel();
+    process.finish().await;
+    ran
+}

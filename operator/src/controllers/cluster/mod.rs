@@ -1,0 +1,14 @@
+//! Clusters: decided by one task, the engine, from everything that the hub knows.
+
+mod barrier;
+pub mod commit;
+mod decide;
+pub mod engine;
+pub mod entry;
+pub mod notes;
+pub mod sites;
+pub mod slices;
+pub mod status;
+#[cfg(test)]
+mod status_tests;
+pub mod writer;

@@ -1,0 +1,321 @@
+//! A session while its stream lives.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use atoll_api::Site;
+use atoll_api::names::hub_gpu_node_name;
+use atoll_runtime::clock::boot_time;
+use atoll_wire::limits::{MAX_NODES, MAX_NODES_PER_MESSAGE, MAX_SLICES};
+use atoll_wire::v1::{self, agent_message::Message as FromAgent, hub_message::Message as ToAgent};
+use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::pulse::Pulse;
+use super::sync::{self, Delivery, Sent, SliceError};
+use super::{Ended, Outbox, SLOW_READER, reported_nodes, slice_keys, wants_inventory};
+use crate::gateway::Gateway;
+use crate::gateway::cache::key_of;
+use crate::gateway::metrics::Refused;
+use crate::gateway::registry::{Mailbox, News};
+use crate::gateway::writer::SliceNews;
+use crate::gateway::{inventory, reports};
+
+/// A live session.
+pub struct Live<'a> {
+    gateway: &'a Gateway,
+    mailbox: &'a Arc<Mailbox>,
+    site: Site,
+    name: String,
+    pulse: Pulse,
+    outbox: Outbox,
+    /// The newest heartbeat.
+    sequence: Option<u64>,
+    /// What the agent was sent, by key of the cache.
+    sent: HashMap<String, Sent>,
+    /// What the agent said of its nodes.
+    nodes: BTreeMap<String, v1::Node>,
+    /// The parts of a full inventory that have come.
+    arriving: Option<BTreeMap<String, v1::Node>>,
+}
+
+impl<'a> Live<'a> {
+    /// A session that has begun.
+    pub fn new(gateway: &'a Gateway, mailbox: &'a Arc<Mailbox>, site: Site, pulse: Pulse, outbox: Outbox) -> Self {
+        let name = site.name_any();
+        Self {
+            gateway,
+            mailbox,
+            site,
+            name,
+            pulse,
+            outbox,
+            sequence: None,
+            sent: HashMap::new(),
+            nodes: BTreeMap::new(),
+            arriving: None,
+        }
+    }
+
+    /// Welcomes the agent, sends what it lacks, then carries news both ways until the session ends.
+    pub async fn serve(
+        &mut self,
+        hello: &v1::Hello,
+        number: i64,
+        mut lapses: watch::Receiver<u64>,
+        inbound: &mut (impl Stream<Item = Result<v1::AgentMessage, Status>> + Unpin),
+    ) -> Ended {
+        if let Err(ended) = self.welcome(hello, number).await {
+            return ended;
+        }
+        loop {
+            let Some(left) = self.pulse.left(boot_time()) else { return Ended::Silent };
+            let step = tokio::select! {
+                () = self.gateway.shutdown.cancelled() => Err(Ended::Shutdown("this gateway is going away")),
+                end = self.mailbox.ended() => Err(Ended::Told(end)),
+                _ = lapses.changed() => Err(Ended::Shutdown("this gateway may not grant leases any more")),
+                message = inbound.next() => match message {
+                    Some(Ok(v1::AgentMessage { message })) => self.take(message).await,
+                    // What went wrong with the connection is the agent's to say.
+                    Some(Err(_)) | None => Err(Ended::Closed),
+                },
+                news = self.mailbox.news() => self.tell(news).await,
+                () = tokio::time::sleep(left) => Ok(()),
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    /// Says goodbye where there is something to say, and ends the stream.
+    pub fn close(self, ended: &Ended) -> Pulse {
+        if let Some(goodbye) = ended.goodbye() {
+            self.gateway.metrics.sent("goodbye");
+            let message = v1::HubMessage { message: Some(ToAgent::Goodbye(goodbye)) };
+            // A full outbox means a slow agent, and the session must fall silent now.
+            drop(self.outbox.try_send(Ok(message)));
+        }
+        self.pulse
+    }
+
+    async fn welcome(&mut self, hello: &v1::Hello, number: i64) -> Result<(), Ended> {
+        let want_full_inventory = wants_inventory(self.gateway, &self.site, hello);
+        if !want_full_inventory {
+            let nodes = reported_nodes(self.gateway, &self.name);
+            self.nodes = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+            // The catalogue may have changed while the Site was away.
+            self.write_nodes();
+        }
+        let session = u64::try_from(number).unwrap_or(0);
+        self.send("welcome", ToAgent::Welcome(v1::Welcome { session, want_full_inventory })).await?;
+
+        let held = sync::held(hello);
+        let slices = slice_keys(self.gateway, &self.name);
+        if slices.len() > MAX_SLICES {
+            tracing::error!(site = self.name, slices = slices.len(), "more slices than the protocol is made for");
+        }
+        let mut listed = Vec::new();
+        for (key, slice) in slices {
+            match sync::first(&slice, &held) {
+                Ok((sent, delivery)) => {
+                    if sync::is_listed(&slice) {
+                        listed.push(sent.key().clone());
+                    }
+                    self.sent.insert(key, sent);
+                    self.deliver(delivery).await?;
+                }
+                Err(error) => self.cannot_send(&key, &error),
+            }
+        }
+        self.send("sync_complete", ToAgent::SyncComplete(v1::SyncComplete { slices: listed })).await
+    }
+
+    async fn tell(&mut self, news: News) -> Result<(), Ended> {
+        for key in news.slices {
+            // A slice never moves to another Site; one of that name that did is gone from this one.
+            let slice = self.gateway.caches.slices.get(&key).filter(|slice| slice.spec.site == self.name);
+            match sync::next(self.sent.get(&key), slice.as_deref()) {
+                Ok((sent, delivery)) => {
+                    match sent {
+                        Some(sent) => self.sent.insert(key, sent),
+                        None => self.sent.remove(&key),
+                    };
+                    self.deliver(delivery).await?;
+                }
+                Err(error) => self.cannot_send(&key, &error),
+            }
+        }
+        if news.models {
+            self.write_nodes();
+        }
+        Ok(())
+    }
+
+    async fn deliver(&mut self, delivery: Option<Delivery>) -> Result<(), Ended> {
+        match delivery {
+            None => Ok(()),
+            Some(Delivery::Slice(slice)) => self.send("slice", ToAgent::Slice(slice)).await,
+            Some(Delivery::Deleted(deleted)) => self.send("slice_deleted", ToAgent::SliceDeleted(deleted)).await,
+        }
+    }
+
+    fn cannot_send(&self, key: &str, error: &SliceError) {
+        tracing::error!(site = self.name, slice = key, %error, "a slice cannot be sent");
+    }
+
+    async fn take(&mut self, message: Option<FromAgent>) -> Result<(), Ended> {
+        match message {
+            Some(FromAgent::Heartbeat(heartbeat)) => {
+                self.gateway.metrics.received("heartbeat");
+                self.grant(heartbeat.sequence).await
+            }
+            Some(FromAgent::Inventory(delta)) => {
+                self.gateway.metrics.received("inventory");
+                self.inventory(delta)
+            }
+            Some(FromAgent::SliceReport(report)) => {
+                self.gateway.metrics.received("slice_report");
+                self.report(&report);
+                Ok(())
+            }
+            Some(FromAgent::Hello(_)) => Err(Ended::Protocol("a session has one hello".to_owned())),
+            // Of a later release.
+            None => {
+                self.gateway.metrics.received("unknown");
+                Ok(())
+            }
+        }
+    }
+
+    async fn grant(&mut self, sequence: u64) -> Result<(), Ended> {
+        if self.sequence.is_some_and(|newest| sequence <= newest) {
+            return Err(Ended::Protocol(format!("heartbeat {sequence} came after a later one")));
+        }
+        self.sequence = Some(sequence);
+        let rhythm = self.gateway.rhythm(&self.name);
+        self.pulse.heartbeat(boot_time(), rhythm);
+        if !self.gateway.lease.held(boot_time()) {
+            self.gateway.metrics.grant_withheld();
+            return Ok(());
+        }
+        // Noted before it is sent: the agent counts from when it sent the heartbeat, which was before this.
+        self.pulse.last_grant = Timestamp::now();
+        let next_heartbeat_ms = u32::try_from(rhythm.heartbeat.as_millis()).unwrap_or(u32::MAX);
+        self.send("grant", ToAgent::Grant(v1::Grant { sequence, next_heartbeat_ms })).await
+    }
+
+    fn report(&self, report: &v1::SliceReport) {
+        let slice = report.key.as_ref().and_then(|key| self.gateway.caches.slices.get(&reports::cache_key(key)));
+        match reports::status(report, &self.name, slice.as_deref(), Timestamp::now()) {
+            Ok(status) => {
+                let Some(slice) = slice else { return };
+                let urgent = reports::is_urgent(slice.status.as_ref(), &status);
+                let news =
+                    SliceNews { uid: slice.metadata.uid.clone().unwrap_or_default(), status, received: Instant::now() };
+                self.gateway.writer.slices.submit(&key_of(&slice.metadata), news, urgent);
+            }
+            Err(error) => {
+                self.gateway.metrics.refused(Refused::Report);
+                tracing::debug!(site = self.name, %error, "a report is not believed");
+            }
+        }
+    }
+
+    fn inventory(&mut self, delta: v1::InventoryDelta) -> Result<(), Ended> {
+        if delta.nodes.len() > MAX_NODES_PER_MESSAGE || delta.removed.len() > MAX_NODES_PER_MESSAGE {
+            return Err(Ended::Protocol("an inventory is sent in smaller parts".to_owned()));
+        }
+        let believed: Vec<v1::Node> = delta.nodes.into_iter().filter_map(|node| self.believed(node)).collect();
+        if delta.full {
+            let arriving = self.arriving.get_or_insert_default();
+            arriving.extend(believed.into_iter().map(|node| (node.name.clone(), node)));
+            if arriving.len() > MAX_NODES {
+                return Err(Ended::Protocol("more nodes than a Site can have".to_owned()));
+            }
+            if !delta.more {
+                let all = self.arriving.take().unwrap_or_default();
+                let known = self.gateway.caches.nodes.group(&self.name);
+                for copy in known.iter().filter(|copy| !all.contains_key(&inventory::reported(copy).name)) {
+                    self.gateway.writer.nodes.submit(&copy.name_any(), None, true);
+                }
+                for name in self.nodes.keys().filter(|name| !all.contains_key(*name)) {
+                    self.remove_node(name);
+                }
+                self.nodes = all;
+                self.write_nodes();
+            }
+            return Ok(());
+        }
+        for name in delta.removed {
+            if self.nodes.remove(&name).is_some() {
+                self.remove_node(&name);
+            }
+        }
+        for node in believed {
+            self.write_node(&node);
+            self.nodes.insert(node.name.clone(), node);
+        }
+        if self.nodes.len() > MAX_NODES {
+            return Err(Ended::Protocol("more nodes than a Site can have".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A node as it is believed: itself, or what was said of it before when it cannot be so.
+    fn believed(&self, node: v1::Node) -> Option<v1::Node> {
+        match inventory::check(&node) {
+            Ok(()) => Some(node),
+            Err(error) => {
+                self.gateway.metrics.refused(Refused::Node);
+                tracing::warn!(site = self.name, node = ?node.name, %error, "a node is not believed");
+                self.nodes.get(&node.name).cloned()
+            }
+        }
+    }
+
+    fn write_nodes(&self) {
+        let models = self.gateway.caches.models.all();
+        for node in self.nodes.values() {
+            self.submit_node(node, &models);
+        }
+    }
+
+    fn write_node(&self, node: &v1::Node) {
+        self.submit_node(node, &self.gateway.caches.models.all());
+    }
+
+    fn submit_node(&self, node: &v1::Node, models: &[Arc<atoll_api::GpuModel>]) {
+        let copy = inventory::gpu_node(&self.site, node, models.iter().map(AsRef::as_ref));
+        self.gateway.writer.nodes.submit(&copy.name_any(), Some(Arc::new(copy)), false);
+    }
+
+    fn remove_node(&self, name: &str) {
+        self.gateway.writer.nodes.submit(&hub_gpu_node_name(&self.name, name), None, true);
+    }
+
+    /// Sends a message; an agent that does not read for too long, and one whose session is over, is not waited for.
+    async fn send(&mut self, kind: &'static str, message: ToAgent) -> Result<(), Ended> {
+        let sending = self.outbox.send(Ok(v1::HubMessage { message: Some(message) }));
+        tokio::select! {
+            biased;
+            sent = sending => match sent {
+                Ok(()) => {
+                    self.gateway.metrics.sent(kind);
+                    Ok(())
+                }
+                Err(_) => Err(Ended::Closed),
+            },
+            end = self.mailbox.ended() => Err(Ended::Told(end)),
+            () = self.gateway.shutdown.cancelled() => Err(Ended::Shutdown("this gateway is going away")),
+            () = tokio::time::sleep(SLOW_READER) => {
+                tracing::warn!(site = self.name, "the agent does not read");
+                Err(Ended::Closed)
+            }
+        }
+    }
+}
