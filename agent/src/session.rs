@@ -29,14 +29,16 @@ const BACKOFF_CAP: Duration = Duration::from_secs(30);
 const SLOW_CAP: Duration = Duration::from_mins(2);
 /// Messages on their way into the stream.
 const QUEUE: usize = 16;
-/// How long a message may wait for room in the stream, and the hub's first answer may take.
+/// How long a message may wait for room in the stream.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the hub's first answer may take: it waits for the end of the session before.
+const WELCOME: Duration = Duration::from_secs(30);
 /// Bounds of what the hub may ask for between heartbeats.
 const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_mins(1));
 /// Time between heartbeats until the hub has asked for another.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(5);
 /// A session without a grant for so long is given up, or for so many heartbeats if that is longer.
-const NO_GRANT: Duration = Duration::from_secs(15);
+const NO_GRANT: Duration = Duration::from_secs(6);
 const NO_GRANT_HEARTBEATS: u32 = 3;
 
 /// What sessions work with.
@@ -84,13 +86,7 @@ impl End {
     /// The hub does not want this Site now, and trying again soon would only be noise.
     fn is_unwanted(&self) -> bool {
         use goodbye::Reason;
-        match self {
-            Self::Goodbye { reason, .. } => matches!(reason, Reason::Suspended | Reason::Superseded | Reason::Protocol),
-            Self::Stream(status) => {
-                matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unauthenticated)
-            }
-            _ => false,
-        }
+        matches!(self, Self::Goodbye { reason: Reason::Suspended | Reason::Superseded | Reason::Protocol, .. })
     }
 }
 
@@ -167,7 +163,7 @@ impl Sessions {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         self.metrics.sessions.inc();
-        let answer = timeout(PATIENCE, async {
+        let answer = timeout(WELCOME, async {
             let mut inbound = client.session(ReceiverStream::new(queue)).await?.into_inner();
             Ok::<_, End>((inbound.message().await?.ok_or(End::Closed)?, inbound))
         });

@@ -40,7 +40,7 @@ impl Site {
         nodes::wait_ready(&plane.client(), 2, LIMIT).await.unwrap();
         plane.create_namespace("atoll-system").await.unwrap();
         plane.kubectl_input(["apply", "-f", "-"], RBAC).await.unwrap().ok().unwrap();
-        let hub = Hub::start().await;
+        let hub = Hub::start();
         let kubeconfig =
             plane.kubeconfig_as("system:serviceaccount:atoll-system:atoll-agent", &["system:serviceaccounts"]).unwrap();
         let spec = ProcessSpec::new("atoll-agent", env!("CARGO_BIN_EXE_atoll-agent"), plane.dir().join("agent.log"))
@@ -240,7 +240,7 @@ async fn a_hundred_slices_of_eight_are_applied_within_seconds() {
         site.hub.say_slice(key, 1, &spec(name, 1, &[1; 8], (60, 90))).await;
     }
     let pods: Api<Pod> = Api::all(site.plane.client());
-    eventually("800 pods", Duration::from_secs(60), || async {
+    eventually("800 pods", Duration::from_mins(1), || async {
         let selector = ListParams::default().labels("app.kubernetes.io/managed-by=atoll-agent");
         let count = pods.list_metadata(&selector).await.map_or(0, |list| list.items.len());
         if count == 800 { Ok(()) } else { Err(format!("{count} pods")) }

@@ -43,7 +43,8 @@ fn explain(world: &World, cluster: &Cluster, now: Timestamp) -> Result<(String, 
     section(&mut text, "Members that are not ready", &unready(world, cluster));
     section(&mut text, "Next", &what_is_next(world, cluster, &outlook));
     text.push_str(&notes(world));
-    Ok((text, outlook.verdict()))
+    let waits = world.network_hidden && outlook.step.want.is_some();
+    Ok((text, if waits { Verdict::DoesNotFit } else { outlook.verdict() }))
 }
 
 /// Notes as paragraphs; only the first few.
@@ -334,6 +335,16 @@ mod tests {
         let (text, verdict) = explained(fixtures::pending_cluster(), serde_json::json!([]), "pending");
         assert_eq!(verdict, Verdict::DoesNotFit);
         assert_snapshot("explain-pending", &text);
+    }
+
+    #[test]
+    fn who_may_not_see_the_network_still_sees_the_cluster() {
+        let mut world = fixtures::world(fixtures::pending_cluster(), serde_json::json!([]));
+        world.network_hidden = true;
+        let cluster = &world.clusters[&("default".to_owned(), "pending".to_owned())];
+        let (text, verdict) = explain(&world, cluster, fixtures::now()).unwrap();
+        assert_eq!(verdict, Verdict::DoesNotFit);
+        assert!(text.contains("24 such GPUs exist") && !text.contains("FILTER"), "{text}");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Objects {
     pub slices: Vec<ClusterSlice>,
     /// Other namespaces may not be read.
     pub own_namespace_only: bool,
+    /// Catalogue, Sites and nodes may not be read.
+    pub network_hidden: bool,
 }
 
 /// A client for the hub that the flags name.
@@ -50,16 +52,27 @@ async fn from_file(path: &std::path::Path, options: &KubeConfigOptions) -> anyho
     config.with_context(|| format!("{} cannot be used", path.display()))
 }
 
-/// Reads what a decision depends on. Who may not read other namespaces gets only `namespace`'s Clusters and slices.
+/// Reads what a decision depends on, as far as the user may read it.
 pub async fn objects(client: &Client, namespace: &str) -> Result<Objects, Error> {
-    let (models, sites, nodes, held) = tokio::try_join!(
-        list(Api::<GpuModel>::all(client.clone())),
-        list(Api::<Site>::all(client.clone())),
-        list(Api::<GpuNode>::all(client.clone())),
-        held(client, namespace),
-    )?;
+    let (network, held) = tokio::try_join!(network(client), held(client, namespace))?;
     let (clusters, slices, own_namespace_only) = held;
-    Ok(Objects { models, sites, nodes, clusters, slices, own_namespace_only })
+    let network_hidden = network.is_none();
+    let (models, sites, nodes) = network.unwrap_or_default();
+    Ok(Objects { models, sites, nodes, clusters, slices, own_namespace_only, network_hidden })
+}
+
+/// Catalogue, Sites and nodes; None for who may not read one of them.
+async fn network(client: &Client) -> kube::Result<Option<(Vec<GpuModel>, Vec<Site>, Vec<GpuNode>)>> {
+    let read = tokio::try_join!(
+        list(Api::all(client.clone())),
+        list(Api::all(client.clone())),
+        list(Api::all(client.clone())),
+    );
+    match read {
+        Ok(network) => Ok(Some(network)),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn held(client: &Client, namespace: &str) -> kube::Result<(Vec<Cluster>, Vec<ClusterSlice>, bool)> {

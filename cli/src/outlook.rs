@@ -35,7 +35,7 @@ impl Outlook {
         let slices: Vec<_> = world.slices_of(&terms.uid).iter().map(slice_state).collect();
         let state = cluster_state(cluster, &terms);
         let step = next(&state, &slices, &|site| world.site_state(site), &BTreeSet::new(), now.as_millisecond());
-        let placing = step.want.as_ref().map(|want| {
+        let placing = step.want.as_ref().filter(|_| !world.network_hidden).map(|want| {
             let request = terms.request(want, &step.keep, |site| world.region(site));
             explain(&world.inventory, &request)
         });

@@ -40,6 +40,9 @@ pub async fn run(client: &Client, namespace: Option<&str>, file: &Path, now: Tim
         tried.push(dry_run(client, default, manifest).await?);
     }
     let mut world = World::new(fetch::objects(client, default).await?);
+    if world.network_hidden {
+        return Err(Error::Forbidden("simulate needs to read gpumodels, sites and gpunodes of atoll.dev".to_owned()));
+    }
     let (text, verdict) = simulate(&mut world, tried, now)?;
     print(&text);
     Ok(verdict)

@@ -24,14 +24,22 @@ pub struct World {
     pub slices: HashMap<String, Vec<ClusterSlice>>,
     /// What the user should know about what follows.
     pub notes: Vec<String>,
+    /// Catalogue, Sites and nodes are not known, so nothing can be said about what fits.
+    pub network_hidden: bool,
     sites: BTreeMap<String, Site>,
 }
 
 impl World {
     /// Puts together what was read. Objects that cannot be understood are left out and noted, as the operator does.
     pub fn new(objects: Objects) -> Self {
-        let mut world = Self::default();
-        if objects.own_namespace_only {
+        let mut world = Self { network_hidden: objects.network_hidden, ..Self::default() };
+        if objects.network_hidden {
+            world.notes.push(
+                "You may not read GPUModels, Sites and GPUNodes, so what would fit cannot be told here. The Cluster's own \
+                 message is the operator's, who sees them all."
+                    .to_owned(),
+            );
+        } else if objects.own_namespace_only {
             world.notes.push(
                 "You may not read other namespaces' Clusters, so GPUs that these hold count as free here. The Cluster's \
                  own message is the operator's, who sees them all."
@@ -68,7 +76,7 @@ impl World {
 
     /// What is known of a Site's session.
     pub fn site_state(&self, name: &str) -> SiteState {
-        site_state(self.sites.get(name))
+        if self.network_hidden { SiteState::Live } else { site_state(self.sites.get(name)) }
     }
 
     /// Whether a Site has a live session.

@@ -167,6 +167,34 @@ async fn simulate_and_explain_tell_what_fits_and_write_nothing() {
 }
 
 #[tokio::test]
+async fn a_tenant_with_rights_in_one_namespace_only_still_gets_an_explanation() {
+    require!(Core);
+    let plane = ControlPlane::start(ControlPlaneOptions::bare("hub").crds(crds())).await.unwrap();
+    network(&plane).await;
+    let clusters: Api<Cluster> = Api::default_namespaced(plane.client());
+    clusters.create(&PostParams::default(), &serde_json::from_value(manifest("train", 9)).unwrap()).await.unwrap();
+    let rights = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "tenant"},
+        "rules": [{"apiGroups": ["atoll.dev"], "resources": ["clusters", "clusterslices"], "verbs": ["get", "list", "create"]}],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "tenant"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tenant"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tenant"}],
+    });
+    let objects = format!("{rights}\n---\n{binding}");
+    plane.kubectl_input(["apply", "-f", "-"], &objects).await.unwrap().ok().unwrap();
+    let tenant = plane.kubeconfig_as("tenant", &[]).unwrap();
+
+    let ran = atoll(&tenant, &["explain", "train"], "").await;
+    assert_eq!(ran.code, 3, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("You may not read GPUModels, Sites and GPUNodes"), "{}", ran.out);
+    let ran = atoll(&tenant, &["simulate", "-f", "-"], &manifest("more", 1).to_string()).await;
+    assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains("the hub does not allow this"), "{}", ran.err);
+}
+
+#[tokio::test]
 async fn a_token_is_stored_hashed_and_only_for_suppliers_that_exist() {
     require!(Core);
     let plane = ControlPlane::start(ControlPlaneOptions::bare("hub").crds(crds())).await.unwrap();

@@ -45,7 +45,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub async fn start() -> Self {
+    pub fn start() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -159,11 +159,10 @@ impl Gateway for Served {
             let welcome = Welcome { session: 1, want_full_inventory: true };
             let _ = out.send(Ok(HubMessage { message: Some(hub_message::Message::Welcome(welcome)) })).await;
             while let Some(Ok(AgentMessage { message: Some(message) })) = inbound.next().await {
-                if let agent_message::Message::Heartbeat(beat) = &message {
-                    if shared.granting.load(Ordering::SeqCst) {
-                        let grant = Grant { sequence: beat.sequence, next_heartbeat_ms: 200 };
-                        let _ = out.send(Ok(HubMessage { message: Some(hub_message::Message::Grant(grant)) })).await;
-                    }
+                let granting = shared.granting.load(Ordering::SeqCst);
+                if let (true, agent_message::Message::Heartbeat(beat)) = (granting, &message) {
+                    let grant = Grant { sequence: beat.sequence, next_heartbeat_ms: 200 };
+                    let _ = out.send(Ok(HubMessage { message: Some(hub_message::Message::Grant(grant)) })).await;
                 }
                 let _ = shared.heard.send(message);
             }

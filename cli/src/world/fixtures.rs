@@ -80,6 +80,7 @@ pub fn world(clusters: Value, slices: Value) -> World {
         clusters: of(clusters),
         slices: of(slices),
         own_namespace_only: false,
+        network_hidden: false,
     })
 }
 

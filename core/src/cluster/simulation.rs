@@ -20,7 +20,10 @@ enum Op {
     /// The operator's watches catch up with one Site's slices, or with the Cluster.
     Watch(usize),
     /// It decides; its writes happen, or only so many of the slices' do, or the commit is lost.
-    Decide { writes: usize, commits: bool },
+    Decide {
+        writes: usize,
+        commits: bool,
+    },
     /// The gateway hands a Site what the hub lists for it.
     Deliver(usize),
     /// A Site acts on what it was told.
@@ -102,16 +105,8 @@ struct World {
 
 impl World {
     fn new(kind: Kind, policy: Policy, count: u32) -> Self {
-        let terms = Terms {
-            kind,
-            count,
-            min: count,
-            backoff_limit: 4,
-            duration: None,
-            ttl: None,
-            suspend: false,
-            policy,
-        };
+        let terms =
+            Terms { kind, count, min: count, backoff_limit: 4, duration: None, ttl: None, suspend: false, policy };
         let cluster = Cluster {
             terms,
             deleting: false,
@@ -303,7 +298,8 @@ impl World {
                 assert!(known.is_none_or(|held| !held.slice.deleting), "a slice that is going was written");
                 let generation = known.map_or(1, |held| held.generation + 1);
                 let status = known.map(|held| (held.slice.reports.clone(), held.slice.epoch, held.slice.reservation));
-                let (reports, observed_epoch, reservation) = status.unwrap_or((HashMap::new(), 0, Reservation::Pending));
+                let (reports, observed_epoch, reservation) =
+                    status.unwrap_or((HashMap::new(), 0, Reservation::Pending));
                 let slice = Slice {
                     name: format!("{site}-{index}"),
                     site,

@@ -396,11 +396,11 @@ fn live(world: &mut World, epoch: &mut u64, happening: Happening) {
         }
         Happening::PodsEnd => world.remove_stopping(),
         Happening::Bound => {
-            if let Some(gang) = &mut world.slice.gang {
-                if gang.members.iter().all(|placed| world.slice.pods.contains_key(&placed.member)) {
-                    gang.verdict = Verdict::Bound;
-                    gang.bound = gang.members.iter().map(|placed| placed.member).collect();
-                }
+            let pods = &world.slice.pods;
+            let here = |gang: &&mut Gang| gang.members.iter().all(|placed| pods.contains_key(&placed.member));
+            if let Some(gang) = world.slice.gang.as_mut().filter(here) {
+                gang.verdict = Verdict::Bound;
+                gang.bound = gang.members.iter().map(|placed| placed.member).collect();
             }
         }
         Happening::Evict { rank } => world.slice.pods.retain(|member, _| member.rank != rank),

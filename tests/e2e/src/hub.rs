@@ -62,10 +62,9 @@ impl Hub {
         let gateway_address = SocketAddr::from(([127, 0, 0, 1], gateway_port.number()));
         let gateway_http = Port::lease()?;
         let gateway = ManagedProcess::start(
-            component(&plane, "atoll-gateway", "gateway-0", &gateway_http)?
+            component(&plane, "atoll-gateway", None, "gateway-0", &gateway_http)?
                 .args([format!("--listen={gateway_address}"), "--public-name=127.0.0.1".to_owned()])
-                .args(["--name=gateway-0".to_owned()])
-                .args([format!("--suspect-after-seconds={}", options.suspect_after_seconds)]),
+                .args([format!("--suspect-after={}s", options.suspect_after_seconds)]),
         )?;
         let mut hub = Self {
             operators: Vec::new(),
@@ -87,7 +86,7 @@ impl Hub {
     pub async fn start_operator(&mut self, kubeconfig: Option<PathBuf>) -> Result<()> {
         let http = Port::lease()?;
         let name = format!("operator-{}", self.operators.len());
-        let mut spec = component(&self.plane, "atoll-operator", &name, &http)?
+        let mut spec = component(&self.plane, "atoll-operator", None, &name, &http)?
             .args([format!("--leader-lease-seconds={}", self.options.leader_lease_seconds)]);
         if let Some(path) = kubeconfig {
             spec = spec.env("KUBECONFIG", &path).args([format!("--kubeconfig={}", path.display())]);
@@ -108,12 +107,19 @@ impl Hub {
 }
 
 /// A process of Atoll on a control plane, as its ServiceAccount.
-pub(crate) fn component(plane: &ControlPlane, binary: &str, name: &str, http: &Port) -> Result<ProcessSpec> {
+pub(crate) fn component(
+    plane: &ControlPlane,
+    binary: &str,
+    subcommand: Option<&str>,
+    name: &str,
+    http: &Port,
+) -> Result<ProcessSpec> {
     let user = format!("system:serviceaccount:{SYSTEM}:{binary}");
     let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{SYSTEM}")];
     let kubeconfig = plane.kubeconfig_as(&user, &groups.each_ref().map(String::as_str))?;
     let log = plane.dir().join(format!("{name}.log"));
     Ok(ProcessSpec::new(format!("{} {name}", plane.options().name), binaries::path(binary)?, log)
+        .args(subcommand)
         .args([format!("--kubeconfig={}", kubeconfig.display())])
         .args([format!("--http-address=127.0.0.1:{}", http.number())])
         .env("ATOLL_LOG", std::env::var("ATOLL_LOG").unwrap_or_else(|_| "info".to_owned())))

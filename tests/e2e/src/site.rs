@@ -88,7 +88,8 @@ impl Prepared {
         let count = options.nodes.iter().map(|profile| profile.count as usize).sum();
         nodes::wait_ready(&plane.client(), count, Duration::from_mins(1)).await?;
         let scheduler_http = Port::lease()?;
-        let scheduler = ManagedProcess::start(component(&plane, "atoll-scheduler", "scheduler", &scheduler_http)?)?;
+        let scheduler =
+            ManagedProcess::start(component(&plane, "atoll-scheduler", None, "scheduler", &scheduler_http)?)?;
         Ok(Self { options, scheduler, scheduler_http, kwok, plane })
     }
 
@@ -116,8 +117,8 @@ impl Prepared {
         let link = Link::start(hub.gateway_address).await?;
         let agent_http = Port::lease()?;
         let agent = ManagedProcess::start(
-            component(&self.plane, "atoll-agent", "agent", &agent_http)?
-                .args(["run".to_owned(), format!("--hub={}", link.address())])
+            component(&self.plane, "atoll-agent", Some("run"), "agent", &agent_http)?
+                .args([format!("--hub={}", link.address())])
                 .args([format!("--region={}", self.options.region), format!("--display-name={}", self.options.name)])
                 .env("ATOLL_JOIN_TOKEN", token),
         )?;
