@@ -257,11 +257,16 @@ impl Sessions {
                 });
                 return Ok(());
             }
-            hub_message::Message::Slice(slice) => SliceId::from_wire(slice.key).map(|id| HubEvent::Slice {
-                id,
-                generation: slice.generation,
-                spec_json: slice.spec_json,
-            }),
+            hub_message::Message::Slice(slice) => {
+                // Its members may be asked to stop sooner than the next heartbeat is due: the grant that answers this
+                // one tells how often to send them now.
+                session.next_heartbeat = Instant::now();
+                SliceId::from_wire(slice.key).map(|id| HubEvent::Slice {
+                    id,
+                    generation: slice.generation,
+                    spec_json: slice.spec_json,
+                })
+            }
             hub_message::Message::SliceDeleted(slice) => SliceId::from_wire(slice.key).map(HubEvent::Deleted),
             hub_message::Message::SyncComplete(sync) => {
                 if sync.slices.len() > MAX_SLICES {

@@ -41,7 +41,9 @@ pub async fn run(client: &Client, namespace: Option<&str>, file: &Path, now: Tim
     }
     let mut world = World::new(fetch::objects(client, default).await?);
     if world.network_hidden {
-        return Err(Error::Forbidden("simulate needs to read gpumodels, sites and gpunodes of atoll.dev".to_owned()));
+        let needs =
+            "the manifest is valid; to say whether it fits, simulate needs to read gpumodels, sites and gpunodes";
+        return Err(Error::Forbidden(needs.to_owned()));
     }
     let (text, verdict) = simulate(&mut world, tried, now)?;
     print(&text);

@@ -22,8 +22,9 @@ impl Scheduler {
     }
 
     fn decide_gang(&mut self, key: &ObjectKey, now: Duration, actions: &mut Vec<Action>) -> Outcome {
-        let Self { settings, cache, queue, gangs, expiries, .. } = self;
+        let Self { settings, cache, queue, gangs, expiries, taken_over, .. } = self;
         let Some(entry) = gangs.get_mut(key) else { return Outcome::Nothing };
+        taken_over.remove(&(entry.facts.created, key.clone()));
         let states = entry.look(cache);
         if let Some(why) = not_supported(entry, &states) {
             if !cache.release(key, |_| true).is_empty() {
@@ -50,7 +51,16 @@ impl Scheduler {
         }
         let (all, left) = (members.len(), open.len());
         let pods: Option<Vec<Arc<PodFacts>>> = open.iter().map(|open| open.pod.cloned()).collect();
-        if let Err(message) = hold_all(key, &open, cache, queue) {
+        let mut held = hold_all(key, &open, cache, queue);
+        // A half-bound gang did fit beside every hold that stood. So of those taken over, one was given up since.
+        while entry.half_bound
+            && held.is_err()
+            && let Some((_, other)) = taken_over.pop_last()
+        {
+            cache.release(&other, |_| true);
+            held = hold_all(key, &open, cache, queue);
+        }
+        if let Err(message) = held {
             let order = Self::order(entry);
             let work = Work::Gang(key.clone());
             if entry.half_bound {

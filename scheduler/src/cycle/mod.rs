@@ -28,6 +28,9 @@ pub struct Scheduler {
     unread: HashMap<ObjectKey, GangFacts>,
     started: bool,
     expiries: BTreeSet<(Duration, ObjectKey)>,
+    /// Gangs, by creation, whose holds an earlier process wrote down and that had no turn yet. It may have given such
+    /// a hold up and been killed before it could say so.
+    taken_over: BTreeSet<(Duration, ObjectKey)>,
     /// When the words of a pod's condition were written last.
     told: HashMap<ObjectKey, Duration>,
 }
@@ -44,6 +47,7 @@ impl Scheduler {
             unread: HashMap::new(),
             started: false,
             expiries: BTreeSet::new(),
+            taken_over: BTreeSet::new(),
             told: HashMap::new(),
         }
     }
@@ -245,6 +249,9 @@ impl Scheduler {
         entry.look(&self.cache);
         if let Some(at) = entry.hold.expires_at() {
             self.expiries.insert((at, key.clone()));
+        }
+        if self.cache.holds(&key).next().is_some() {
+            self.taken_over.insert((entry.facts.created, key.clone()));
         }
         self.gangs.insert(key.clone(), entry);
         self.queue_gang(&key);

@@ -5,7 +5,7 @@ use atoll_api::conditions::member_reason;
 use atoll_core::gang::Mode;
 
 use super::world::{World, key, node};
-use crate::cycle::{Action, Event};
+use crate::cycle::{Action, Event, Outcome};
 use crate::objects::{NotSupported, PodFacts};
 
 const TWO: [(&str, i128, Option<&str>); 2] = [("m-0", 8, Some("b")), ("m-1", 8, Some("a"))];
@@ -167,6 +167,24 @@ fn a_gang_that_was_killed_half_bound_is_completed_before_older_work() {
     world.restart();
     world.settle();
     assert_eq!((world.phase("g"), world.node_of("older")), (Some(GangPhase::Bound), None));
+}
+
+#[test]
+fn a_hold_that_was_given_up_unsaid_gives_way_to_a_half_bound_gang() {
+    let mut world = World::new(&[("a", 8), ("b", 8)]);
+    world.set_gang("early", Mode::Hold, &[("e-0", 8, Some("a"))]);
+    world.settle_now();
+    world.set_gang("g", Mode::Run, &TWO);
+    world.create_pods_of("g");
+    world.settle_now();
+    world.now += Duration::from_secs(20);
+    assert_eq!((world.turn(), world.turn()), (Some(Outcome::Expired), Some(Outcome::Binding)));
+    let bind = world.outbox.iter().position(|action| matches!(action, Action::Bind(_))).unwrap();
+    world.act(bind, false);
+    world.set_mode("early", Mode::Run);
+    world.restart();
+    world.settle();
+    assert_eq!((world.phase("g"), world.phase("early")), (Some(GangPhase::Bound), Some(GangPhase::Refused)));
 }
 
 #[test]

@@ -131,7 +131,16 @@ mod tests {
     use atoll_core::placement::{NodeShare, SiteShare};
 
     use super::*;
-    use crate::controllers::cluster::fetch;
+
+    fn members(placement: &PlacementStatus) -> Vec<Member> {
+        let cluster = serde_json::from_value(serde_json::json!({
+            "apiVersion": "atoll.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": "c"},
+            "spec": {"type": "Pods", "members": {"count": 3},
+                     "template": {"spec": {"containers": [{"name": "m", "image": "i"}]}}},
+            "status": {"placement": placement},
+        }));
+        atoll_convert::committed(&cluster.unwrap())
+    }
 
     fn frame(epoch: u64) -> Frame {
         Frame {
@@ -156,11 +165,10 @@ mod tests {
         let first = commit(None, &[], Some(&decision("a", 2_000_000, &[("n1", 0, 2), ("n2", 2, 1)])), &frame(1)).unwrap();
         assert_eq!(first.sites[0].nodes.len(), 2);
         assert_eq!(price_per_hour(&first).to_string(), MicroUsd(12_000_000).to_string());
-        let mut keep = fetch::members(&first);
+        let mut keep = members(&first);
         keep.remove(1);
         let second = commit(Some(&first), &keep, Some(&decision("a", 3_000_000, &[("n3", 1, 1)])), &frame(2)).unwrap();
-        let members = fetch::members(&second);
-        let incarnations: Vec<u64> = members.iter().map(|member| member.incarnation).collect();
+        let incarnations: Vec<u64> = members(&second).iter().map(|member| member.incarnation).collect();
         assert_eq!(incarnations, [1, 2, 1]);
         assert_eq!(price_per_hour(&second).0, 2 * (2 * 2_000_000 + 3_000_000));
         assert!(commit(Some(&second), &[], None, &frame(3)).is_none());
@@ -180,7 +188,7 @@ mod tests {
             })
             .collect();
         let placement = commit(None, &[], Some(&Decision { sites }), &frame(123)).unwrap();
-        assert_eq!(fetch::members(&placement).len(), 10_000);
+        assert_eq!(members(&placement).len(), 10_000);
         let bytes = serde_json::to_vec(&placement).unwrap().len();
         assert!(bytes < 10_000 * 100, "{bytes} bytes are 100 a node or more");
         assert!(bytes < 1 << 20);
