@@ -27,7 +27,7 @@ struct Hub {
     plane: ControlPlane,
     gateway: Client,
     hand: JoinHandle<()>,
-    _ports: Vec<Port>,
+    ports: Vec<Port>,
 }
 
 impl Drop for Hub {
@@ -38,8 +38,7 @@ impl Drop for Hub {
 
 impl Hub {
     async fn start(operators: usize) -> Self {
-        let plane =
-            ControlPlane::start(ControlPlaneOptions::new("hub").crds(atoll_api::crd::all())).await.unwrap();
+        let plane = ControlPlane::start(ControlPlaneOptions::new("hub").crds(atoll_api::crd::all())).await.unwrap();
         plane.create_namespace(SYSTEM_NAMESPACE).await.unwrap();
         plane.create_namespace(TENANT).await.unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -49,15 +48,15 @@ impl Hub {
         }
         let gateway = client(&plane, "atoll-gateway").await;
         let hand = tokio::spawn(play_gateway(gateway.clone()));
-        let mut hub = Self { operators: Vec::new(), plane, gateway, hand, _ports: Vec::new() };
+        let mut hub = Self { operators: Vec::new(), plane, gateway, hand, ports: Vec::new() };
         hub.lease("gw-1").await;
         for n in 0..operators {
-            hub.start_operator(n).await;
+            hub.start_operator(n);
         }
         hub
     }
 
-    async fn start_operator(&mut self, n: usize) {
+    fn start_operator(&mut self, n: usize) {
         let user = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:atoll-operator");
         let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{SYSTEM_NAMESPACE}")];
         let kubeconfig = self.plane.kubeconfig_as(&user, &groups.each_ref().map(String::as_str)).unwrap();
@@ -67,7 +66,7 @@ impl Hub {
             .args([format!("--kubeconfig={}", kubeconfig.display())])
             .args([format!("--http-address=127.0.0.1:{}", http.number()), "--leader-lease-seconds=3".to_owned()]);
         self.operators.push(ManagedProcess::start(spec).unwrap());
-        self._ports.push(http);
+        self.ports.push(http);
     }
 
     /// A gateway's Lease that lasts longer than any test.
@@ -97,7 +96,9 @@ impl Hub {
             api.patch_status(&object, &params, &Patch::Apply(&status)).await.unwrap();
         }
         wait_for(&sites, name, "to be counted", LIMIT, |site| {
-            site.status.as_ref().is_some_and(|s| s.nodes == i32::try_from(nodes).unwrap() && is_true(&s.conditions, "Accepted"))
+            site.status
+                .as_ref()
+                .is_some_and(|s| s.nodes == i32::try_from(nodes).unwrap() && is_true(&s.conditions, "Accepted"))
         })
         .await
         .unwrap();
@@ -135,7 +136,8 @@ impl Hub {
         for (key, value) in change.as_object().unwrap() {
             spec[key] = value.clone();
         }
-        let cluster = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec});
+        let cluster =
+            json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec});
         let params = PatchParams::apply("tenant").force();
         self.clusters().patch(name, &params, &Patch::Apply(&cluster)).await.unwrap();
     }
@@ -161,7 +163,7 @@ async fn client(plane: &ControlPlane, account: &str) -> Client {
 async fn play_gateway(client: Client) {
     let mut events = Box::pin(watcher(Api::<ClusterSlice>::all(client.clone()), watcher::Config::default()));
     while let Some(event) = events.next().await {
-        let (Ok(watcher::Event::Apply(slice)) | Ok(watcher::Event::InitApply(slice))) = event else { continue };
+        let Ok(watcher::Event::Apply(slice) | watcher::Event::InitApply(slice)) = event else { continue };
         if slice.spec.cluster.starts_with("mute") {
             continue;
         }
@@ -173,9 +175,7 @@ async fn play_gateway(client: Client) {
             status["conditions"] = json!([{"type": "Stopped", "status": "True", "reason": "Stopped", "message": "",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         } else if slice.spec.phase == SlicePhase::Run {
-            let member = |m: &atoll_api::SliceMember| {
-                json!({"rank": m.rank, "incarnation": m.incarnation, "phase": "Ready", "node": m.node})
-            };
+            let member = |m: &atoll_api::SliceMember| json!({"rank": m.rank, "incarnation": m.incarnation, "phase": "Ready", "node": m.node});
             status["members"] = slice.spec.members.iter().map(member).collect();
         }
         let object = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "ClusterSlice", "status": status});
@@ -227,7 +227,9 @@ async fn a_cluster_over_two_sites_is_reserved_run_ready_scaled_replaced_and_dele
     wait_all(&hub.slices(), watcher::Config::default(), "no slice is left", LIMIT, <[_]>::is_empty).await.unwrap();
     let sites: Api<Site> = Api::all(hub.plane.client());
     for site in ["site-a", "site-b"] {
-        wait_for(&sites, site, "to be free", LIMIT, |s| s.status.as_ref().is_some_and(|s| s.free_gpus == 4)).await.unwrap();
+        wait_for(&sites, site, "to be free", LIMIT, |s| s.status.as_ref().is_some_and(|s| s.free_gpus == 4))
+            .await
+            .unwrap();
     }
 }
 
@@ -250,7 +252,9 @@ async fn of_many_that_want_the_last_gpu_one_gets_it_and_the_oldest_next_also_wit
         clusters.iter().filter(holds).map(ResourceExt::name_any).collect()
     };
     let pending = |clusters: &[Cluster]| {
-        let says = |c: &&Cluster| c.status.as_ref().is_some_and(|s| s.state.as_deref() == Some("Pending") && s.message.is_some());
+        let says = |c: &&Cluster| {
+            c.status.as_ref().is_some_and(|s| s.state.as_deref() == Some("Pending") && s.message.is_some())
+        };
         clusters.iter().filter(says).count()
     };
     let clusters = hub.clusters();
@@ -267,7 +271,7 @@ async fn of_many_that_want_the_last_gpu_one_gets_it_and_the_oldest_next_also_wit
 
     // The leader dies; another one knows all the same.
     hub.operators[0].kill9().await.unwrap();
-    hub.start_operator(1).await;
+    hub.start_operator(1);
     hub.clusters().delete("winner", &DeleteParams::default()).await.unwrap();
     hub.running("waits-00").await;
     let all = hub.clusters().list(&kube::api::ListParams::default()).await.unwrap();

@@ -107,7 +107,7 @@ pub fn new_cluster(name: &str, members: u32) -> Value {
 /// A Cluster that wants more than there is.
 pub fn pending_cluster() -> Value {
     let message =
-        "asked 16 members of 1 GPU (hopper or ampere) in one region; 24 such GPUs exist, none can be had now.";
+        "asked 16 members of 1 GPU (hopper or ampere) in one region; 24 such GPUs exist, none is free for it.";
     let spec = json!({"type": "Pods", "members": {"count": 16}, "gpu": {"families": ["hopper", "ampere"]},
                       "placement": {"span": "Region"}, "price": {"maxPerGpuHour": "2.00"}});
     let status = json!({"state": "Pending", "message": message, "conditions": [

@@ -159,6 +159,7 @@ pub struct SliceMember {
 
 /// A slice as the API holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts of one object that do not depend on each other")]
 pub struct Slice {
     /// Its name.
     pub name: String,

@@ -37,7 +37,7 @@ fn asked(asked: &Asked) -> String {
         (Span::Site, Some(site)) => format!("on Site {}", name(site)),
         (Span::Region, None) => "in one region".to_owned(),
         (Span::Region, Some(region)) => format!("in region {}", name(region)),
-        (Span::Any, _) => "on any Sites".to_owned(),
+        (Span::Any, _) => "anywhere".to_owned(),
     };
     format!("asked {members}{at_least} of {gpus} ({}) {place}", what(asked))
 }
@@ -73,7 +73,7 @@ fn there_is(refusal: &Refusal) -> String {
         };
     }
     let free = match capacity.free {
-        0 => "none can be had now".to_owned(),
+        0 => "none is free for it".to_owned(),
         1 => "1 is free".to_owned(),
         free => format!("{free} are free"),
     };

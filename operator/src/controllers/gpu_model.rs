@@ -40,7 +40,8 @@ mod tests {
         }))
         .unwrap();
         let totals = Totals { nodes: 1, gpus: 4, free: 3 };
-        let network = |model: &GpuModel| Network { models: vec![(Arc::new(model.clone()), totals)], ..Network::default() };
+        let network =
+            |model: &GpuModel| Network { models: vec![(Arc::new(model.clone()), totals)], ..Network::default() };
         let first = changes(&network(&model));
         assert_eq!(first[0].status, json!({"observedGeneration": 1, "gpus": 4, "freeGpus": 3}));
         model.status = serde_json::from_value(first[0].status.clone()).unwrap();

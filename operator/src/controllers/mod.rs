@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use atoll_api::names::FIELD_MANAGER_OPERATOR;
-use atoll_runtime::leader::{LeaderArgs, LeaderError, LeaseName, Leadership};
+use atoll_runtime::leader::{LeaderArgs, LeaderError, Leadership, LeaseName};
 use atoll_runtime::process::Process;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::oneshot;

@@ -26,6 +26,7 @@ pub enum Delta<K> {
 
 /// A change of anything that is watched.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "each is moved once and then kept behind an Arc of its own")]
 pub enum Change {
     /// A Cluster.
     Cluster(Delta<Cluster>),

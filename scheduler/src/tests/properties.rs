@@ -211,7 +211,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 130000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The API server in memory checks every binding: no node over capacity, no hold that a status promises taken
     /// away, over kills, refused bindings and events in any order.

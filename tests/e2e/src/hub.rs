@@ -1,7 +1,7 @@
 //! The hub of a test network: control plane, manifests, operators, gateway.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,18 +13,36 @@ use crate::manifests;
 /// Namespace of Atoll's own objects.
 pub const SYSTEM: &str = atoll_api::names::SYSTEM_NAMESPACE;
 
+/// A running operator.
+#[derive(Debug)]
+pub struct Operator {
+    /// Its process.
+    pub process: ManagedProcess,
+    http: Port,
+}
+
+impl Operator {
+    /// Whether it says that it leads; false when it does not answer.
+    pub async fn leads(&self) -> bool {
+        let address = format!("127.0.0.1:{}", self.http.number());
+        let answer = tokio::time::timeout(Duration::from_secs(1), get(&address, "/metrics")).await;
+        answer.is_ok_and(|metrics| metrics.is_ok_and(|text| text.lines().any(|line| line == "atoll_operator_leader 1")))
+    }
+}
+
 /// A running hub.
 #[derive(Debug)]
 pub struct Hub {
     /// Operators; exactly one of them leads. Ended before the control plane.
-    pub operators: Vec<ManagedProcess>,
+    pub operators: Vec<Operator>,
     /// The gateway.
     pub gateway: ManagedProcess,
     /// Where it listens.
     pub gateway_address: SocketAddr,
     /// The API server with its etcd.
     pub plane: ControlPlane,
-    ports: Vec<Port>,
+    /// The gateway's: for agents, and for probes.
+    gateway_ports: [Port; 2],
     options: HubOptions,
 }
 
@@ -62,23 +80,28 @@ impl Hub {
         let gateway_address = SocketAddr::from(([127, 0, 0, 1], gateway_port.number()));
         let gateway_http = Port::lease()?;
         let gateway = ManagedProcess::start(
-            component(&plane, "atoll-gateway", None, "gateway-0", &gateway_http)?
-                .args([format!("--listen={gateway_address}"), "--public-name=127.0.0.1".to_owned()])
-                .args([format!("--suspect-after={}s", options.suspect_after_seconds)]),
+            component(
+                &plane,
+                &service_account(&plane, "atoll-gateway")?,
+                ("atoll-gateway", None),
+                "gateway",
+                &gateway_http,
+            )?
+            .args([format!("--listen={gateway_address}"), "--public-name=127.0.0.1".to_owned()])
+            .args([format!("--suspect-after={}s", options.suspect_after_seconds)]),
         )?;
         let mut hub = Self {
             operators: Vec::new(),
             gateway,
             gateway_address,
             plane,
-            ports: vec![gateway_port],
+            gateway_ports: [gateway_port, gateway_http],
             options: options.clone(),
         };
         for _ in 0..options.operators {
             hub.start_operator(None).await?;
         }
-        wait_ready(&hub.gateway, &gateway_http).await?;
-        hub.ports.push(gateway_http);
+        wait_ready(&hub.gateway, &hub.gateway_ports[1]).await?;
         Ok(hub)
     }
 
@@ -86,15 +109,15 @@ impl Hub {
     pub async fn start_operator(&mut self, kubeconfig: Option<PathBuf>) -> Result<()> {
         let http = Port::lease()?;
         let name = format!("operator-{}", self.operators.len());
-        let mut spec = component(&self.plane, "atoll-operator", None, &name, &http)?
+        let kubeconfig = match kubeconfig {
+            Some(path) => path,
+            None => service_account(&self.plane, "atoll-operator")?,
+        };
+        let spec = component(&self.plane, &kubeconfig, ("atoll-operator", None), &name, &http)?
             .args([format!("--leader-lease-seconds={}", self.options.leader_lease_seconds)]);
-        if let Some(path) = kubeconfig {
-            spec = spec.env("KUBECONFIG", &path).args([format!("--kubeconfig={}", path.display())]);
-        }
-        let operator = ManagedProcess::start(spec)?;
-        wait_ready(&operator, &http).await?;
-        self.operators.push(operator);
-        self.ports.push(http);
+        let process = ManagedProcess::start(spec)?;
+        wait_ready(&process, &http).await?;
+        self.operators.push(Operator { process, http });
         Ok(())
     }
 
@@ -106,17 +129,21 @@ impl Hub {
     }
 }
 
-/// A process of Atoll on a control plane, as its ServiceAccount.
+/// A kubeconfig of a process's ServiceAccount, which has the name of its binary.
+pub(crate) fn service_account(plane: &ControlPlane, binary: &str) -> Result<PathBuf> {
+    let user = format!("system:serviceaccount:{SYSTEM}:{binary}");
+    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{SYSTEM}")];
+    Ok(plane.kubeconfig_as(&user, &groups.each_ref().map(String::as_str))?)
+}
+
+/// A process of Atoll on a control plane: its binary and subcommand, with the flags that all of them have.
 pub(crate) fn component(
     plane: &ControlPlane,
-    binary: &str,
-    subcommand: Option<&str>,
+    kubeconfig: &Path,
+    (binary, subcommand): (&str, Option<&str>),
     name: &str,
     http: &Port,
 ) -> Result<ProcessSpec> {
-    let user = format!("system:serviceaccount:{SYSTEM}:{binary}");
-    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{SYSTEM}")];
-    let kubeconfig = plane.kubeconfig_as(&user, &groups.each_ref().map(String::as_str))?;
     let log = plane.dir().join(format!("{name}.log"));
     Ok(ProcessSpec::new(format!("{} {name}", plane.options().name), binaries::path(binary)?, log)
         .args(subcommand)

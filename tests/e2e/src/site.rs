@@ -7,7 +7,7 @@ use atoll_testkit::ports::Port;
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, ManagedProcess};
 use std::time::Duration;
 
-use crate::hub::{Hub, SYSTEM, component, wait_ready};
+use crate::hub::{Hub, SYSTEM, component, service_account, wait_ready};
 use crate::link::Link;
 use crate::manifests;
 
@@ -88,8 +88,16 @@ impl Prepared {
         let count = options.nodes.iter().map(|profile| profile.count as usize).sum();
         nodes::wait_ready(&plane.client(), count, Duration::from_mins(1)).await?;
         let scheduler_http = Port::lease()?;
-        let scheduler =
-            ManagedProcess::start(component(&plane, "atoll-scheduler", None, "scheduler", &scheduler_http)?)?;
+        let scheduler = component(
+            &plane,
+            &service_account(&plane, "atoll-scheduler")?,
+            ("atoll-scheduler", None),
+            "scheduler",
+            &scheduler_http,
+        )?
+        // Short, so that a killed scheduler is replaced soon.
+        .args(["--leader-lease-seconds=3"]);
+        let scheduler = ManagedProcess::start(scheduler)?;
         Ok(Self { options, scheduler, scheduler_http, kwok, plane })
     }
 
@@ -117,10 +125,16 @@ impl Prepared {
         let link = Link::start(hub.gateway_address).await?;
         let agent_http = Port::lease()?;
         let agent = ManagedProcess::start(
-            component(&self.plane, "atoll-agent", Some("run"), "agent", &agent_http)?
-                .args([format!("--hub={}", link.address())])
-                .args([format!("--region={}", self.options.region), format!("--display-name={}", self.options.name)])
-                .env("ATOLL_JOIN_TOKEN", token),
+            component(
+                &self.plane,
+                &service_account(&self.plane, "atoll-agent")?,
+                ("atoll-agent", Some("run")),
+                "agent",
+                &agent_http,
+            )?
+            .args([format!("--hub={}", link.address())])
+            .args([format!("--region={}", self.options.region), format!("--display-name={}", self.options.name)])
+            .env("ATOLL_JOIN_TOKEN", token),
         )?;
         wait_ready(&self.scheduler, &self.scheduler_http).await?;
         wait_ready(&agent, &agent_http).await?;

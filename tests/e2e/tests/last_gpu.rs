@@ -11,10 +11,10 @@ use atoll_e2e::hub::{HubOptions, SYSTEM};
 use atoll_e2e::{Network, NetworkOptions, SiteOptions, judge};
 use atoll_testkit::nodes::NodeProfile;
 use atoll_testkit::require;
-use atoll_testkit::wait::{wait_all, wait_for};
+use atoll_testkit::wait::{eventually, wait_all, wait_for};
 use futures::{TryStreamExt, stream};
 use kube::ResourceExt;
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
 use kube::runtime::watcher;
 use serde_json::json;
 
@@ -91,7 +91,7 @@ async fn exactly_one_gets_the_last_gpu_when_the_leader_dies_in_the_middle() -> R
         let begun = |all: &[Cluster]| all.iter().filter(|cluster| !state(cluster).is_empty()).count() >= 50;
         wait_all(&api, watcher::Config::default(), "the first 50 to have a state", LIMIT, begun).await?;
         let leader = leader(&network).await?;
-        network.hub.operators[leader].kill9().await?;
+        network.hub.operators[leader].process.kill9().await?;
         anyhow::Ok(leader)
     };
     let ((), killed) = tokio::try_join!(create_buyers(&network), killing)?;
@@ -105,18 +105,17 @@ async fn exactly_one_gets_the_last_gpu_when_the_leader_dies_in_the_middle() -> R
     Ok(())
 }
 
-/// Index of the operator that leads, by the Lease's holder: its identity ends in its process id.
+/// Index of the operator that leads.
 async fn leader(network: &Network) -> Result<usize> {
-    use k8s_openapi::api::coordination::v1::Lease;
-    let api: Api<Lease> = Api::namespaced(network.client(), SYSTEM);
-    let lease = wait_for(&api, "atoll-operator", "to be held", LIMIT, |lease| holder(lease).is_some()).await?;
-    let holder = holder(&lease).unwrap();
-    let pids: Vec<String> = network.hub.operators.iter().map(|operator| format!("-{}", operator.pid())).collect();
-    Ok(pids.iter().position(|pid| holder.ends_with(pid)).unwrap_or_else(|| panic!("{holder} is none of {pids:?}")))
-}
-
-fn holder(lease: &k8s_openapi::api::coordination::v1::Lease) -> Option<String> {
-    lease.spec.as_ref()?.holder_identity.clone().filter(|holder| !holder.is_empty())
+    let found = eventually("an operator to lead", LIMIT, async || {
+        for (index, operator) in network.hub.operators.iter().enumerate() {
+            if operator.leads().await {
+                return Ok(index);
+            }
+        }
+        Err("none does".to_owned())
+    });
+    Ok(found.await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +138,7 @@ async fn a_stopped_leaders_late_commit_never_puts_two_members_on_one_gpu() -> Re
     clusters::wait_state(&client, "default", "late", "Pending", LIMIT).await?;
     clusters::delete(&client, "default", "first").await?;
     let held = proxy.next().await?;
-    network.hub.operators[0].stop()?;
+    network.hub.operators[0].process.stop()?;
 
     // The second leader places a Cluster of higher priority on the same GPU.
     let urgent = with_spec(pods("urgent", 1, 1, RTX4090), &json!({"priority": 100}));
@@ -149,8 +148,8 @@ async fn a_stopped_leaders_late_commit_never_puts_two_members_on_one_gpu() -> Re
 
     let status = held.release().await?;
     println!("the late commit was answered {status}");
-    network.hub.operators[0].cont()?;
-    network.hub.operators[0].wait_exit(LIMIT).await?;
+    network.hub.operators[0].process.cont()?;
+    network.hub.operators[0].process.wait_exit(LIMIT).await?;
 
     let late = wait_for(&clusters::api(&client, "default"), "late", "to wait again", LIMIT, |cluster| {
         state(cluster) == "Pending" && cluster.status.as_ref().unwrap().placement.is_none()

@@ -200,17 +200,17 @@ fn messages() {
         ),
         (
             Request { families: vec!["ada".into()], ..request(1, 4, Span::Any) },
-            "asked 1 member of 4 GPUs (ada) on any Sites; 16 such GPUs exist, 16 are free, at most 2 on one node. Would \
+            "asked 1 member of 4 GPUs (ada) anywhere; 16 such GPUs exist, 16 are free, at most 2 on one node. Would \
              fit now: model a100-sxm4-80gb; or model h100-sxm5-80gb.",
         ),
         (
             Request { workload: Workload::Sequencer, ..request(1, 1, Span::Any) },
-            "asked 1 member of 1 GPU (any that suits Sequencer) on any Sites; 176 such GPUs exist and none suits \
+            "asked 1 member of 1 GPU (any that suits Sequencer) anywhere; 176 such GPUs exist and none suits \
              Sequencer. Nothing would fit now.",
         ),
         (
             Request { models: vec!["b200".into()], workload: Workload::Batch, ..request(1, 1, Span::Any) },
-            "asked 1 member of 1 GPU (b200) on any Sites; no such GPU exists. Would fit now: model h100-sxm5-80gb.",
+            "asked 1 member of 1 GPU (b200) anywhere; no such GPU exists. Would fit now: model h100-sxm5-80gb.",
         ),
         (
             Request { min_memory_mib: 98_304, min_new: 2, ..request(4, 1, Span::Site) },
@@ -237,12 +237,12 @@ fn messages() {
         ),
         (
             Request { suppliers: only(&["uni"]), ..h100(5, 8, Span::Any) },
-            "asked 5 members of 8 GPUs (h100-sxm5-80gb) on any Sites; 96 such GPUs exist, 16 are free (left out: 48 of \
+            "asked 5 members of 8 GPUs (h100-sxm5-80gb) anywhere; 96 such GPUs exist, 16 are free (left out: 48 of \
              other suppliers). Would fit now: 2 members; or model a100-sxm4-80gb; or supplier acme too.",
         ),
         (
             Request { min_trust: Trust::Attested, ..h100(3, 8, Span::Any) },
-            "asked 3 members of 8 GPUs (h100-sxm5-80gb) on any Sites; 96 such GPUs exist, 16 are free (left out: 48 \
+            "asked 3 members of 8 GPUs (h100-sxm5-80gb) anywhere; 96 such GPUs exist, 16 are free (left out: 48 \
              trusted too little). Would fit now: 2 members; or model a100-sxm4-80gb; or trust Contracted.",
         ),
         (

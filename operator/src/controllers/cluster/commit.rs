@@ -31,12 +31,7 @@ pub fn placed(decision: &Decision, epoch: u64) -> Vec<Member> {
     for share in &decision.sites {
         for node in &share.nodes {
             for rank in node.first_rank..node.first_rank.saturating_add(node.count) {
-                members.push(Member {
-                    rank,
-                    incarnation: epoch,
-                    site: share.site.clone(),
-                    node: node.node.clone(),
-                });
+                members.push(Member { rank, incarnation: epoch, site: share.site.clone(), node: node.node.clone() });
             }
         }
     }
@@ -102,7 +97,8 @@ fn prices(old: Option<&PlacementStatus>) -> HashMap<(u32, u64), Option<String>> 
     for site in old.iter().flat_map(|placement| &placement.sites) {
         for node in &site.nodes {
             for rank in node.rank..node.rank.saturating_add(node.count) {
-                let key = (u32::try_from(rank).unwrap_or_default(), u64::try_from(node.incarnation).unwrap_or_default());
+                let key =
+                    (u32::try_from(rank).unwrap_or_default(), u64::try_from(node.incarnation).unwrap_or_default());
                 prices.insert(key, site.price.clone());
             }
         }
@@ -155,14 +151,19 @@ mod tests {
     fn decision(site: &str, price: u64, nodes: &[(&str, u32, u32)]) -> Decision {
         let nodes = nodes
             .iter()
-            .map(|(node, first_rank, count)| NodeShare { node: (*node).to_owned(), first_rank: *first_rank, count: *count })
+            .map(|(node, first_rank, count)| NodeShare {
+                node: (*node).to_owned(),
+                first_rank: *first_rank,
+                count: *count,
+            })
             .collect();
         Decision { sites: vec![SiteShare { site: site.to_owned(), price: MicroUsd(price), nodes }] }
     }
 
     #[test]
     fn survivors_keep_their_incarnation_and_price_when_others_join() {
-        let first = commit(None, &[], Some(&decision("a", 2_000_000, &[("n1", 0, 2), ("n2", 2, 1)])), &frame(1)).unwrap();
+        let first =
+            commit(None, &[], Some(&decision("a", 2_000_000, &[("n1", 0, 2), ("n2", 2, 1)])), &frame(1)).unwrap();
         assert_eq!(first.sites[0].nodes.len(), 2);
         assert_eq!(price_per_hour(&first).to_string(), MicroUsd(12_000_000).to_string());
         let mut keep = members(&first);

@@ -45,8 +45,7 @@ impl Engine {
         }
         let revision = self.inventory.revision();
         self.tried = revision;
-        let mut order: Vec<Order> =
-            todo.iter().filter_map(|uid| Some(self.entries.get(uid)?.order(uid))).collect();
+        let mut order: Vec<Order> = todo.iter().filter_map(|uid| Some(self.entries.get(uid)?.order(uid))).collect();
         order.sort_unstable();
         let mut pass = Pass { now, refused: HashMap::new(), revision };
         for (_, _, uid) in order {
@@ -186,7 +185,9 @@ impl Engine {
 
     /// A Cluster that waits and is busy keeps its turn: what fits it now is held until it can be decided.
     fn promise(&mut self, uid: &str, pass: &mut Pass) {
-        let Some(entry) = self.entries.get(uid).filter(|entry| !entry.promised) else { return };
+        // Not while its writes are refused: nobody knows when that ends.
+        let free = |entry: &&Entry| !entry.promised && entry.paused_until.is_none_or(|until| until <= pass.now.boot);
+        let Some(entry) = self.entries.get(uid).filter(free) else { return };
         let Some(request) = entry.unmet.clone() else { return };
         if let Ok(decision) = self.place(&request, pass) {
             let mut held = self.inventory.holdings(uid).to_vec();
@@ -230,7 +231,10 @@ impl Engine {
         let Some(entry) = self.entries.get(uid) else { return revoked };
         for member in members {
             let place = (member.site.as_str(), member.node.as_str());
-            if overbooked.contains(&place) && !entry.delivered(member.rank, member.incarnation) && !self.fits(uid, member) {
+            if overbooked.contains(&place)
+                && !entry.delivered(member.rank, member.incarnation)
+                && !self.fits(uid, member)
+            {
                 revoked.insert(member.rank);
             }
         }
@@ -373,7 +377,8 @@ impl Engine {
             endpoint: self.endpoint(uid, object, terms),
             now: now.wall,
         };
-        let name_of = |site: &str| self.inventory.site(site).map_or_else(|| site.to_owned(), |site| site.display.clone());
+        let name_of =
+            |site: &str| self.inventory.site(site).map_or_else(|| site.to_owned(), |site| site.display.clone());
         compose(&object.status.clone().unwrap_or_default(), &facts, &name_of)
     }
 

@@ -7,15 +7,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site, Supplier};
-use atoll_convert::{model_facts, node_facts, site_facts};
+use atoll_api::{GpuModel, Supplier};
 use atoll_core::cluster::{Millis, SiteState};
 use atoll_core::inventory::Inventory;
 use atoll_runtime::leader::Leadership;
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
+use kube::Client;
 use kube::runtime::events::Recorder;
-use kube::{Client, ResourceExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,13 +23,15 @@ use super::entry::Entry;
 use super::sites::Sites;
 use super::writer::{Job, Outcome, Writer};
 use crate::controllers::network::Network;
-use crate::controllers::watch::{Change, Delta};
+use crate::controllers::watch::Change;
 use crate::metrics::Metrics;
 
 /// How long capacity that a Site refused is left alone when no newer inventory comes.
 const BLOCK: Duration = Duration::from_secs(30);
 /// Between two pictures of the network's counts.
 const PICTURE: Duration = Duration::from_secs(1);
+/// The longest that nothing is looked at.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// Changes taken in before the next decisions.
 const BATCH: usize = 4_096;
 
@@ -101,12 +101,16 @@ pub struct Engine {
     pub(super) blocked_at: Option<Duration>,
     jobs: JoinSet<Outcome>,
     timers: BTreeSet<(Millis, String)>,
-    nodes: HashMap<String, (String, String)>,
-    models: HashMap<String, Arc<GpuModel>>,
-    suppliers: HashMap<String, Arc<Supplier>>,
+    pub(super) nodes: HashMap<String, (String, String)>,
+    pub(super) models: HashMap<String, Arc<GpuModel>>,
+    pub(super) suppliers: HashMap<String, Arc<Supplier>>,
     states: HashMap<String, SiteState>,
-    synced: [bool; 7],
-    picture: Picture,
+    /// Sites or Leases changed since the Sites' states were last worked out.
+    pub(super) sites_changed: bool,
+    /// When, by the boot-time clock, a gateway's Lease expires next.
+    next_expiry: Option<Duration>,
+    pub(super) synced: [bool; 7],
+    pub(super) picture: Picture,
     client: Client,
     recorder: Recorder,
     network: watch::Sender<Arc<Network>>,
@@ -115,9 +119,9 @@ pub struct Engine {
 
 /// Whether the small controllers are to be shown something.
 #[derive(Debug, Default)]
-struct Picture {
-    objects: bool,
-    counts: bool,
+pub(super) struct Picture {
+    pub(super) objects: bool,
+    pub(super) counts: bool,
     shown: Option<Duration>,
 }
 
@@ -142,6 +146,8 @@ impl Engine {
             models: HashMap::new(),
             suppliers: HashMap::new(),
             states: HashMap::new(),
+            sites_changed: false,
+            next_expiry: None,
             synced: [false; 7],
             picture: Picture::default(),
             client,
@@ -201,6 +207,7 @@ impl Engine {
         self.replace_clusters(clusters);
         self.replace_slices(slices);
         self.sites.begin(now.millis());
+        self.sites_changed = true;
         self.dirty.extend(self.entries.keys().cloned());
         let term = leadership.term();
         tracing::info!(term, clusters = self.entries.len(), "leading");
@@ -268,12 +275,12 @@ impl Engine {
     fn wait(&self, now: Now) -> Duration {
         let timer = self.timers.first().map(|(at, _)| at.saturating_sub(now.millis()));
         let timer = timer.map(|wait| Duration::from_millis(u64::try_from(wait).unwrap_or_default()));
-        let lease = self.sites.next_expiry(now.boot).map(|end| end.saturating_sub(now.boot) + Duration::from_millis(1));
+        let lease = self.next_expiry.map(|at| at.saturating_sub(now.boot));
         let block = self.blocked_at.map(|at| (at + BLOCK).saturating_sub(now.boot));
         let picture = self.picture.due().map(|at| at.saturating_sub(now.boot));
         let again = (self.lead.is_some() && self.tried != self.inventory.revision()).then_some(Duration::ZERO);
         let waits = [timer, lease, block, picture, again];
-        waits.into_iter().flatten().min().unwrap_or(Duration::from_secs(3_600)).min(Duration::from_secs(3_600))
+        waits.into_iter().flatten().min().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
     }
 
     fn fire(&mut self, now: Now) {
@@ -295,6 +302,11 @@ impl Engine {
 
     /// Sites that became live or lost concern the Clusters that have something there.
     fn follow_sites(&mut self, now: Now) {
+        let expired = self.next_expiry.is_some_and(|at| at <= now.boot);
+        if !std::mem::take(&mut self.sites_changed) && !expired {
+            return;
+        }
+        self.next_expiry = self.sites.next_expiry(now.boot).map(|end| end + Duration::from_millis(1));
         let names: Vec<String> = self.sites.all().map(|(name, _)| name.clone()).collect();
         let known: HashSet<String> = self.states.keys().cloned().chain(names).collect();
         let mut moved = HashSet::new();
@@ -315,219 +327,6 @@ impl Engine {
             let placed = placement.is_some_and(|p| p.sites.iter().any(|site| moved.contains(&site.site)));
             if placed || entry.slices.values().any(|slice| moved.contains(&slice.spec.site)) {
                 self.dirty.insert(uid.clone());
-            }
-        }
-    }
-
-    /// Puts a Site into the inventory as what it is now.
-    fn offer(&mut self, name: &str, state: SiteState) {
-        let Some(site) = self.sites.get(name) else { return self.inventory.remove_site(name) };
-        match site_facts(site) {
-            Ok(mut facts) => {
-                facts.open &= state == SiteState::Live;
-                self.inventory.upsert_site(facts);
-            }
-            Err(error) => {
-                tracing::warn!(site = name, %error, "a Site cannot be understood and is left out");
-                self.inventory.remove_site(name);
-            }
-        }
-    }
-
-    fn take(&mut self, change: Change, now: Now) {
-        match change {
-            Change::Cluster(delta) => self.take_cluster(delta),
-            Change::Slice(delta) => self.take_slice(delta),
-            Change::Site(delta) => self.take_site(delta, now),
-            Change::Node(delta) => self.take_node(delta),
-            Change::Model(delta) => self.take_model(delta),
-            Change::Supplier(delta) => self.take_supplier(delta),
-            Change::Lease(delta) => self.take_lease(delta, now),
-        }
-    }
-
-    fn take_cluster(&mut self, delta: Delta<Cluster>) {
-        match delta {
-            Delta::Apply(cluster) => self.see_cluster(cluster),
-            Delta::Delete(cluster) => {
-                let uid = cluster.uid().unwrap_or_default();
-                if let Some(entry) = self.entries.get_mut(&uid) {
-                    entry.lose_cluster();
-                    self.dirty.insert(uid);
-                }
-            }
-            Delta::Replace(clusters) => {
-                self.synced[0] = true;
-                self.replace_clusters(clusters);
-            }
-        }
-    }
-
-    fn see_cluster(&mut self, cluster: Cluster) {
-        let uid = cluster.uid().unwrap_or_default();
-        self.entries.entry(uid.clone()).or_default().see_cluster(Arc::new(cluster));
-        self.dirty.insert(uid);
-    }
-
-    fn replace_clusters(&mut self, clusters: Vec<Cluster>) {
-        let present: HashSet<String> = clusters.iter().filter_map(ResourceExt::uid).collect();
-        for (uid, entry) in &mut self.entries {
-            if !present.contains(uid) && entry.cluster.is_some() {
-                entry.lose_cluster();
-                self.dirty.insert(uid.clone());
-            }
-        }
-        for cluster in clusters {
-            self.see_cluster(cluster);
-        }
-    }
-
-    fn take_slice(&mut self, delta: Delta<ClusterSlice>) {
-        match delta {
-            Delta::Apply(slice) => self.see_slice(slice),
-            Delta::Delete(slice) => {
-                if let Some(entry) = self.entries.get_mut(&slice.spec.cluster_uid) {
-                    entry.lose_slice(&slice.name_any());
-                    self.dirty.insert(slice.spec.cluster_uid);
-                }
-            }
-            Delta::Replace(slices) => {
-                self.synced[1] = true;
-                self.replace_slices(slices);
-            }
-        }
-    }
-
-    fn see_slice(&mut self, slice: ClusterSlice) {
-        let uid = slice.spec.cluster_uid.clone();
-        self.entries.entry(uid.clone()).or_default().see_slice(Arc::new(slice));
-        self.dirty.insert(uid);
-    }
-
-    fn replace_slices(&mut self, slices: Vec<ClusterSlice>) {
-        let mut present: HashMap<&str, HashSet<&str>> = HashMap::new();
-        for slice in &slices {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            present.entry(&slice.spec.cluster_uid).or_default().insert(name);
-        }
-        let none = HashSet::new();
-        for (uid, entry) in &mut self.entries {
-            if !entry.slices.is_empty() || !entry.awaits_slices.is_empty() {
-                entry.keep_slices(present.get(uid.as_str()).unwrap_or(&none));
-                self.dirty.insert(uid.clone());
-            }
-        }
-        for slice in slices {
-            self.see_slice(slice);
-        }
-    }
-
-    fn take_site(&mut self, delta: Delta<Site>, now: Now) {
-        self.picture.objects = true;
-        let see = |engine: &mut Self, site: Site| {
-            let name = site.name_any();
-            engine.sites.upsert(name.clone(), Arc::new(site));
-            // Whatever changed of it, the inventory is told; whether it lives, `follow_sites` sees.
-            let state = engine.sites.state(&name, now.boot);
-            engine.offer(&name, state);
-        };
-        match delta {
-            Delta::Apply(site) => see(self, site),
-            Delta::Delete(site) => self.sites.remove(&site.name_any(), now.millis()),
-            Delta::Replace(sites) => {
-                self.synced[2] = true;
-                let present: HashSet<String> = sites.iter().map(ResourceExt::name_any).collect();
-                let gone: Vec<String> =
-                    self.sites.all().map(|(name, _)| name).filter(|name| !present.contains(*name)).cloned().collect();
-                for name in gone {
-                    self.sites.remove(&name, now.millis());
-                }
-                for site in sites {
-                    see(self, site);
-                }
-            }
-        }
-    }
-
-    fn take_node(&mut self, delta: Delta<GpuNode>) {
-        self.picture.counts = true;
-        match delta {
-            Delta::Apply(node) => self.see_node(&node),
-            Delta::Delete(node) => self.lose_node(&node.name_any()),
-            Delta::Replace(nodes) => {
-                self.synced[3] = true;
-                let present: HashSet<String> = nodes.iter().map(ResourceExt::name_any).collect();
-                let gone: Vec<String> = self.nodes.keys().filter(|name| !present.contains(*name)).cloned().collect();
-                for name in gone {
-                    self.lose_node(&name);
-                }
-                for node in &nodes {
-                    self.see_node(node);
-                }
-            }
-        }
-    }
-
-    fn see_node(&mut self, node: &GpuNode) {
-        let name = node.name_any();
-        match node_facts(node) {
-            Ok(facts) => {
-                let place = (facts.site.clone(), facts.node.clone());
-                if self.nodes.get(&name).is_some_and(|known| *known != place) {
-                    self.lose_node(&name);
-                }
-                self.capacity.insert(place.clone(), facts.allocatable);
-                self.nodes.insert(name, place);
-                self.inventory.upsert_node(facts);
-            }
-            Err(error) => {
-                // The gateway makes the object before it writes its status.
-                tracing::debug!(node = name, %error, "a node is left out");
-                self.lose_node(&name);
-            }
-        }
-    }
-
-    fn lose_node(&mut self, name: &str) {
-        if let Some(place) = self.nodes.remove(name) {
-            self.inventory.remove_node(&place.0, &place.1);
-            self.capacity.remove(&place);
-        }
-    }
-
-    fn take_model(&mut self, delta: Delta<GpuModel>) {
-        self.picture.objects = true;
-        let (seen, gone) = taken(delta, &mut self.models, &mut self.synced[4]);
-        for name in gone {
-            self.inventory.remove_model(&name);
-        }
-        for model in seen {
-            match model_facts(&model) {
-                Ok(facts) => self.inventory.upsert_model(facts),
-                Err(error) => tracing::warn!(model = model.name_any(), %error, "a model is left out"),
-            }
-        }
-    }
-
-    fn take_supplier(&mut self, delta: Delta<Supplier>) {
-        self.picture.objects = true;
-        taken(delta, &mut self.suppliers, &mut self.synced[5]);
-    }
-
-    fn take_lease(&mut self, delta: Delta<Lease>, now: Now) {
-        match delta {
-            Delta::Apply(lease) => self.sites.upsert_lease(&lease, now.boot),
-            Delta::Delete(lease) => self.sites.remove_lease(&lease.name_any(), now.millis()),
-            Delta::Replace(leases) => {
-                self.synced[6] = true;
-                let present: HashSet<String> = leases.iter().map(ResourceExt::name_any).collect();
-                let gone: Vec<String> = self.sites.leases().filter(|name| !present.contains(*name)).cloned().collect();
-                for name in gone {
-                    self.sites.remove_lease(&name, now.millis());
-                }
-                for lease in &leases {
-                    self.sites.upsert_lease(lease, now.boot);
-                }
             }
         }
     }
@@ -560,28 +359,4 @@ impl Picture {
     fn due(&self) -> Option<Duration> {
         self.counts.then(|| self.shown.map_or(Duration::ZERO, |shown| shown + PICTURE))
     }
-}
-
-/// Keeps `known` in step with `delta`; returns what was seen and the names of what is gone.
-fn taken<K: ResourceExt>(
-    delta: Delta<K>,
-    known: &mut HashMap<String, Arc<K>>,
-    synced: &mut bool,
-) -> (Vec<Arc<K>>, Vec<String>) {
-    let (seen, gone) = match delta {
-        Delta::Apply(object) => (vec![object], Vec::new()),
-        Delta::Delete(object) => (Vec::new(), vec![object.name_any()]),
-        Delta::Replace(objects) => {
-            *synced = true;
-            let present: HashSet<String> = objects.iter().map(ResourceExt::name_any).collect();
-            let gone = known.keys().filter(|name| !present.contains(*name)).cloned().collect();
-            (objects, gone)
-        }
-    };
-    for name in &gone {
-        known.remove(name);
-    }
-    let seen: Vec<Arc<K>> = seen.into_iter().map(Arc::new).collect();
-    known.extend(seen.iter().map(|object| (object.name_any(), Arc::clone(object))));
-    (seen, gone)
 }

@@ -11,7 +11,7 @@ use atoll_core::placement::Request;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::writer::{Outcome, version};
+use super::writer::{GONE, Outcome, version};
 
 /// Who goes first among those that wait: higher priority, then older, then by UID.
 pub type Order = (Reverse<i32>, Timestamp, String);
@@ -27,7 +27,7 @@ pub struct Entry {
     pub in_flight: bool,
     /// resourceVersion that the watch of Clusters must reach: what was written has to be read back.
     pub awaits_cluster: Option<u64>,
-    /// The same for slices, by name; `u64::MAX`: until it is gone.
+    /// The same for slices, by name; [`GONE`]: until it is gone.
     pub awaits_slices: HashMap<String, u64>,
     /// A write was refused: nothing is decided before then, by the boot-time clock.
     pub paused_until: Option<Duration>,
@@ -124,7 +124,7 @@ impl Entry {
         }
         for name in &outcome.gone {
             if self.slices.contains_key(name) {
-                self.awaits_slices.insert(name.clone(), u64::MAX);
+                self.awaits_slices.insert(name.clone(), GONE);
             }
         }
     }

@@ -5,6 +5,7 @@ pub mod commit;
 mod decide;
 pub mod engine;
 pub mod entry;
+mod intake;
 pub mod notes;
 pub mod sites;
 pub mod slices;

@@ -37,8 +37,8 @@ pub fn notes(old: &ClusterStatus, new: &ClusterStatus) -> Vec<Note> {
     }
     let epoch = |status: &ClusterStatus| status.placement.as_ref().map(|placement| placement.epoch);
     if let Some(placement) = new.placement.as_ref().filter(|_| epoch(old) != epoch(new)) {
-        let nodes = placement.sites.iter().flat_map(|site| &site.nodes);
-        let new_members: i32 = nodes.filter(|n| n.incarnation == placement.epoch).map(|n| n.count).sum();
+        let placed = placement.sites.iter().flat_map(|site| &site.nodes);
+        let new_members: i32 = placed.filter(|n| n.incarnation == placement.epoch).map(|n| n.count).sum();
         if new_members > 0 {
             let place = new.location.as_deref().unwrap_or_default();
             let text = format!("{new_members} members placed, {} in all, at {place}", new.total);
@@ -104,7 +104,10 @@ mod tests {
     fn an_end_is_told_and_nothing_else_with_it() {
         let failed = with(types::FAILED, true, "BackoffLimitExceeded", "7 failures");
         let told = notes(&with(types::PLACED, true, "Placed", ""), &failed);
-        assert_eq!(told, [Note { warning: true, reason: "BackoffLimitExceeded".to_owned(), text: "7 failures".to_owned() }]);
+        assert_eq!(
+            told,
+            [Note { warning: true, reason: "BackoffLimitExceeded".to_owned(), text: "7 failures".to_owned() }]
+        );
         assert!(notes(&failed, &failed).is_empty());
     }
 }

@@ -3,9 +3,7 @@
 use std::fmt::Write;
 
 use atoll_api::names::{LABEL_CLUSTER, LABEL_CLUSTER_UID, LABEL_SITE, SLICE_FINALIZER};
-use atoll_api::{
-    Cluster, ClusterSlice, ClusterSliceSpec, PlacementStatus, Rendezvous, SliceMember, SlicePhase,
-};
+use atoll_api::{Cluster, ClusterSlice, ClusterSliceSpec, PlacementStatus, Rendezvous, SliceMember, SlicePhase};
 use atoll_core::cluster::{self as core, Phase};
 use kube::Resource;
 use kube::api::ObjectMeta;
@@ -125,9 +123,8 @@ mod tests {
             sites: vec![PlacedSite { site: "site-a".to_owned(), price: None, nodes }],
             ..PlacementStatus::default()
         };
-        let members = (500..1_000)
-            .map(|rank| core::SliceMember { rank, node: format!("node-{rank}"), incarnation: 3 })
-            .collect();
+        let members =
+            (500..1_000).map(|rank| core::SliceMember { rank, node: format!("node-{rank}"), incarnation: 3 }).collect();
         let wanted = Wanted { site: "site-a".to_owned(), index: 1, epoch: 4, phase: Phase::Run, members };
         let slice = build(&cluster(), &placement, wanted).unwrap();
         assert_eq!(slice.spec.members.len(), MAX_SLICE_MEMBERS);

@@ -191,7 +191,8 @@ fn placed_words(
         return (reason::MEMBERS_MISSING, message);
     }
     if tally.stopping > 0 {
-        let message = format!("{placed} of {} members are placed, others wait for {} to stop", terms.count, tally.stopping);
+        let message =
+            format!("{placed} of {} members are placed, others wait for {} to stop", terms.count, tally.stopping);
         return (reason::REPLACING, message);
     }
     if tally.reserving > 0 && !recommits {
@@ -217,9 +218,7 @@ fn unplaced(facts: &Facts<'_>) -> (&'static str, String) {
     let again = facts.terms.kind != Kind::Pods;
     match facts.step.cause {
         Some(Cause::Refused) => (reason::SITE_REFUSED, "a Site refused the members that were placed there".to_owned()),
-        Some(Cause::Revoked) => {
-            (reason::PLACEMENT_REVOKED, "another commit holds the GPUs; placing again".to_owned())
-        }
+        Some(Cause::Revoked) => (reason::PLACEMENT_REVOKED, "another commit holds the GPUs; placing again".to_owned()),
         Some(Cause::Failed | Cause::Lost) if again => {
             (reason::RESTARTING, "the gang starts again when all its members have stopped".to_owned())
         }

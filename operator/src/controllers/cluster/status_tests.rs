@@ -27,9 +27,8 @@ fn placement(count: i32) -> PlacementStatus {
 }
 
 fn step(placed: u32, ready: u32) -> Step {
-    let keep = (0..placed)
-        .map(|rank| Member { rank, incarnation: 1, site: "a".to_owned(), node: "n".to_owned() })
-        .collect();
+    let keep =
+        (0..placed).map(|rank| Member { rank, incarnation: 1, site: "a".to_owned(), node: "n".to_owned() }).collect();
     Step { keep, tally: Tally { ready, ..Tally::default() }, ..Step::default() }
 }
 
@@ -54,7 +53,14 @@ fn refusal() -> Refusal {
     placement::place(&Inventory::new(), &request).unwrap_err()
 }
 
-fn status(old: &ClusterStatus, terms: &Terms, step: &Step, refusal: Option<&Refusal>, placed: i32, at: i64) -> ClusterStatus {
+fn status(
+    old: &ClusterStatus,
+    terms: &Terms,
+    step: &Step,
+    refusal: Option<&Refusal>,
+    placed: i32,
+    at: i64,
+) -> ClusterStatus {
     let facts = Facts {
         uid: "u",
         generation: Some(3),

@@ -17,6 +17,8 @@ use crate::metrics::Metrics;
 
 /// Requests in flight.
 const IN_FLIGHT: usize = 64;
+/// A resourceVersion that no object reaches: the watch is awaited until it says that the object is gone.
+pub const GONE: u64 = u64::MAX;
 
 /// One write of a slice.
 #[derive(Clone, Debug)]
@@ -155,7 +157,8 @@ impl Writer {
                 let api: Api<Cluster> = Api::namespaced(self.client.clone(), &namespace);
                 match self.until_known("Cluster", &uid, || api.get_opt(&name)).await {
                     Ok(found) => {
-                        outcome.confirmed_gone = found.is_none_or(|cluster| cluster.metadata.uid.as_deref() != Some(&uid));
+                        outcome.confirmed_gone =
+                            found.is_none_or(|cluster| cluster.metadata.uid.as_deref() != Some(&uid));
                         // It is there: the watch brings it while the pause lasts.
                         outcome.failed = !outcome.confirmed_gone;
                     }
@@ -190,21 +193,21 @@ impl Writer {
             }
             // The watch brings what was written instead; this read only says how far it must have come.
             Err(Failure::Conflict) => match self.until_known("Cluster", &outcome.uid, || api.get_opt(&name)).await {
-                Ok(found) => outcome.cluster = found.as_ref().map(version),
+                Ok(found) => outcome.cluster = Some(found.as_ref().map_or(GONE, version)),
                 Err(_) => outcome.failed = true,
             },
-            // The watch says so, or has said so.
-            Err(Failure::Gone) => {}
+            Err(Failure::Gone) => outcome.cluster = Some(GONE),
             Err(_) => outcome.failed = true,
         }
     }
 
     async fn delete(&self, cluster: &Cluster, outcome: &mut Outcome) {
         let api: Api<Cluster> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
-        let params = preconditions(&cluster.metadata.uid, &cluster.metadata.resource_version);
+        let params = preconditions(cluster.metadata.uid.clone(), cluster.metadata.resource_version.clone());
         let name = cluster.name_any();
         match self.until_known("Cluster", &outcome.uid, || api.delete(&name, &params)).await {
-            Ok(_) | Err(Failure::Gone) => {}
+            Ok(answer) => outcome.cluster = Some(answer.left().as_ref().map_or(GONE, version)),
+            Err(Failure::Gone) => outcome.cluster = Some(GONE),
             // It changed meanwhile: the watch brings it, and the next decision may be another.
             Err(_) => outcome.failed = true,
         }
@@ -218,7 +221,7 @@ impl Writer {
         let name = slice.name_any();
         let api: Api<ClusterSlice> = Api::namespaced(self.client.clone(), &slice.namespace().unwrap_or_default());
         let done = if matches!(write, SliceWrite::Delete(_)) {
-            let params = preconditions(&slice.metadata.uid, &None);
+            let params = preconditions(slice.metadata.uid.clone(), None);
             let deleted = self.until_known("ClusterSlice", uid, || api.delete(&name, &params)).await;
             deleted.map(|answer| answer.left().as_ref().map(version))
         } else {
@@ -228,7 +231,8 @@ impl Writer {
                 "resourceVersion": slice.metadata.resource_version,
                 "finalizers": others,
             }});
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
+            let params =
+                PatchParams { field_manager: Some(FIELD_MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
             let patch = Patch::Merge(&patch);
             let released = self.until_known("ClusterSlice", uid, || api.patch_metadata(&name, &params, &patch)).await;
             released.map(|answer| Some(version(&answer)))
@@ -289,7 +293,7 @@ enum SliceDone {
     Failed,
 }
 
-fn preconditions(uid: &Option<String>, resource_version: &Option<String>) -> DeleteParams {
-    let preconditions = Preconditions { uid: uid.clone(), resource_version: resource_version.clone() };
+fn preconditions(uid: Option<String>, resource_version: Option<String>) -> DeleteParams {
+    let preconditions = Preconditions { uid, resource_version };
     DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() }
 }
