@@ -24,7 +24,7 @@ pub struct SiteOptions {
     pub trust: String,
     /// Its simulated nodes.
     pub nodes: Vec<NodeProfile>,
-    /// True: pods get DNS and Services their EndpointSlices, for a real node.
+    /// True: one real node joins too; pods get DNS and Services their EndpointSlices.
     pub real_node: bool,
 }
 
@@ -151,9 +151,10 @@ impl Prepared {
 }
 
 impl Site {
-    /// How many of its simulated nodes have GPUs.
+    /// How many of its nodes have GPUs.
     #[must_use]
     pub fn gpu_nodes(&self) -> usize {
-        self.options.nodes.iter().filter(|profile| profile.gpus > 0).map(|profile| profile.count as usize).sum()
+        let simulated = self.options.nodes.iter().filter(|profile| profile.gpus > 0);
+        simulated.map(|profile| profile.count as usize).sum::<usize>() + usize::from(self.options.real_node)
     }
 }

@@ -84,10 +84,11 @@ impl Demo {
         let file = manifests::root().join("tests/e2e/demo/torch-on-real-node.yaml");
         let (client, name) = (self.network.client(), "torch-on-real-node");
         self.run(&["apply", "-f", &relative(&file)]).await?;
-        clusters::wait_state(&client, NAMESPACE, name, "Running", LIMIT).await?;
+        let cluster = clusters::wait_state(&client, NAMESPACE, name, "Running", LIMIT).await?;
+        let uid = cluster.uid().context("the UID of a Cluster")?;
         let site = self.network.sites.last().context("the fourth Site")?;
         let said = eventually("both ranks to have exchanged their data", LIMIT, async || {
-            let selector = format!("--selector={}={name}", atoll_api::names::LABEL_CLUSTER);
+            let selector = format!("--selector={}={uid}", atoll_api::names::LABEL_CLUSTER_UID);
             let namespaces =
                 ["get", "pods", "--all-namespaces", &selector, "-o", "jsonpath={.items[0].metadata.namespace}"];
             let namespace = site.plane.kubectl(namespaces).await.map_err(|error| error.to_string())?.stdout;
