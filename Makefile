@@ -12,10 +12,16 @@ help: ## Show this list
 tools: ## Build what tests and demo run against (Kubernetes, kwok, containerd …), cached by version
 	hack/tools.sh all
 
+# One build of everything, tests included: two builds with other sets of packages would compile most crates twice,
+# because features are unified per build.
+.PHONY: build
+build: ## Build everything, tests included
+	$(CARGO) build --workspace --all-targets
+
 .PHONY: generate
-generate: ## Write generated files: CRDs, API reference, protocol code
-	$(CARGO) run --quiet -p atoll-wire-codegen
-	$(CARGO) run --quiet -p atoll-api --bin crdgen
+generate: build ## Write generated files: CRDs, API reference, protocol code
+	target/debug/atoll-wire-codegen
+	target/debug/crdgen
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -23,7 +29,7 @@ fmt: ## Format the code
 	gofmt -w tests/controlplane
 
 .PHONY: lint
-lint: ## Formatting, clippy, Go vet
+lint: ## Formatting of Rust and Go, clippy
 	$(CARGO) fmt --all --check
 	test -z "$$(gofmt -l tests/controlplane)"
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
@@ -32,16 +38,12 @@ lint: ## Formatting, clippy, Go vet
 verify: lint ## Lint, and check that generated files are up to date
 	hack/verify-generated.sh
 
-.PHONY: binaries
-binaries: # What tests and demo start
-	$(CARGO) build --workspace --bins
-
 .PHONY: test-unit
 test-unit: ## Tests that need no control plane
 	$(CARGO) test --workspace --lib --bins
 
 .PHONY: test
-test: tools binaries ## All tests, those on real API servers included; ends with a count
+test: tools build ## All tests, those on real API servers included; ends with a count
 	hack/test.sh
 
 .PHONY: demo

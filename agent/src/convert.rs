@@ -123,27 +123,23 @@ pub fn cut(text: &str, bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id() -> SliceId {
-        SliceId { cluster_uid: "uid".into(), namespace: "team".into(), name: "train-0".into() }
-    }
+    use crate::fixtures::{slice_id, slice_spec};
 
     fn json(edit: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
-        let mut spec = serde_json::json!({
-            "site": "site-a", "cluster": "train", "clusterUid": "uid", "epoch": 4, "term": 1, "phase": "Run",
-            "type": "Torch", "gpus": 8,
-            "members": [{"rank": 1, "node": "b", "incarnation": 4}, {"rank": 0, "node": "a", "incarnation": 3}],
-            "rendezvous": {"worldSize": 2, "leaderIncarnation": 3},
-            "fence": {"stopSeconds": 5, "killSeconds": 10, "fenceSeconds": 15},
-            "template": {"spec": {"containers": [{"name": "main", "image": "x"}]}},
-        });
-        edit(&mut spec);
-        spec.to_string().into_bytes()
+        slice_spec(edit).to_string().into_bytes()
     }
 
     #[test]
     fn a_slice_is_read_in_order_of_rank() {
-        let (wanted, spec) = slice(&id(), 7, &json(|_| {})).expect("a slice");
+        let (wanted, spec) = slice(
+            &slice_id(),
+            7,
+            &json(|spec| {
+                spec["members"].as_array_mut().expect("members").reverse();
+                spec["fence"] = serde_json::json!({"stopSeconds": 5, "killSeconds": 10, "fenceSeconds": 15});
+            }),
+        )
+        .expect("a slice");
         assert_eq!(wanted.members.iter().map(|placed| placed.member.rank).collect::<Vec<_>>(), [0, 1]);
         assert_eq!((wanted.epoch, wanted.generation, wanted.mode), (4, 7, Mode::Run));
         assert_eq!(wanted.times, Times::from_seconds(5, 10));
@@ -154,21 +150,21 @@ mod tests {
     #[test]
     fn a_slice_whose_pods_are_refused_is_read_and_says_so() {
         let bad = json(|spec| spec["template"]["spec"]["hostNetwork"] = true.into());
-        let (wanted, _) = slice(&id(), 1, &bad).expect("a slice");
+        let (wanted, _) = slice(&slice_id(), 1, &bad).expect("a slice");
         assert!(wanted.refusal.expect("refused").contains("hostNetwork"));
         let bad = json(|spec| {
             spec["template"]["spec"]["containers"][0]["resources"] = serde_json::json!({"requests": {"cpu": "lots"}});
         });
-        assert!(slice(&id(), 1, &bad).expect("a slice").0.refusal.expect("refused").contains("lots"));
+        assert!(slice(&slice_id(), 1, &bad).expect("a slice").0.refusal.expect("refused").contains("lots"));
     }
 
     #[test]
     fn what_is_no_slice_or_another_clusters_is_an_error() {
-        assert!(matches!(slice(&id(), 1, b"{}"), Err(SpecError::Json(_))));
+        assert!(matches!(slice(&slice_id(), 1, b"{}"), Err(SpecError::Json(_))));
         let other = json(|spec| spec["clusterUid"] = "other".into());
-        assert!(matches!(slice(&id(), 1, &other), Err(SpecError::OtherCluster)));
+        assert!(matches!(slice(&slice_id(), 1, &other), Err(SpecError::OtherCluster)));
         let large = vec![b' '; limits::MAX_SPEC_BYTES + 1];
-        assert!(matches!(slice(&id(), 1, &large), Err(SpecError::TooLarge(_))));
+        assert!(matches!(slice(&slice_id(), 1, &large), Err(SpecError::TooLarge(_))));
     }
 
     #[test]

@@ -12,6 +12,8 @@
 
 pub mod args;
 pub mod convert;
+#[cfg(test)]
+mod fixtures;
 pub mod identity;
 pub mod inventory;
 pub mod kubernetes;

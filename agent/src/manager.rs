@@ -65,6 +65,8 @@ pub struct Manager<R> {
     pub granted: watch::Receiver<Duration>,
     /// The boot-time clock.
     pub clock: fn() -> Duration,
+    /// Told whether any member holds GPUs here; `None` until everything was listed.
+    pub holding: watch::Sender<Option<bool>>,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// What is counted.
@@ -153,6 +155,8 @@ impl<R: MemberRuntime> Manager<R> {
                 self.outbox.put(id.clone(), crate::convert::report(&id, &report));
             }
             state.count(&self.metrics);
+            let holding = Some(state.is_holding());
+            self.holding.send_if_modified(|told| std::mem::replace(told, holding) != holding);
         }
     }
 

@@ -42,6 +42,9 @@ pub use shape::shape;
 pub const MASTER_PORT: u16 = 29500;
 /// Port of the head of a Ray Cluster, on rank 0.
 pub const RAY_PORT: u16 = 6379;
+/// The shortest time that a member is given to end, also when it is killed. Zero would remove its pod from the API before
+/// its containers have ended, so that it would count as stopped while it runs; the kubelet takes no less than this anyway.
+pub const SHORTEST_GRACE_SECONDS: u32 = 1;
 /// User and group of members that name none.
 pub const DEFAULT_USER: i64 = 65532;
 
@@ -89,7 +92,7 @@ pub fn build(context: &PodContext<'_>, member: Member) -> core::Pod {
                 .into(),
             ),
             termination_grace_period_seconds: Some(
-                i64::from(template.spec.termination_grace_period_seconds).clamp(0, longest),
+                i64::from(template.spec.termination_grace_period_seconds).clamp(SHORTEST_GRACE_SECONDS.into(), longest),
             ),
             scheduler_name: Some(names::SCHEDULER_NAME.into()),
             service_account_name: Some(naming::SERVICE_ACCOUNT.into()),

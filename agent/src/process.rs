@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::args::RunArgs;
-use crate::identity::{self, IdentityStore, Join};
+use crate::identity::{self, Identity, IdentityStore, Join};
 use crate::inventory::{self, InventoryBook, PART_INVENTORY};
 use crate::kubernetes::KubernetesRuntime;
 use crate::manager::{Manager, PART_CACHES, PART_SESSION};
@@ -44,6 +44,7 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     let boot_id = tokio::fs::read_to_string(BOOT_ID).await.context(BOOT_ID)?.trim().to_owned();
     // Without a grant yet, members found here count from now.
     let (granted, grants) = watch::channel(boot_time());
+    let (holding, mut held) = watch::channel(None);
     let (manager, wishes) = mpsc::channel(WISHES);
     let outbox = Arc::new(Outbox::default());
     let inventory = Arc::new(InventoryBook::default());
@@ -59,6 +60,7 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
             outbox: outbox.clone(),
             granted: grants,
             clock: boot_time,
+            holding,
             readiness: process.readiness.clone(),
             metrics: metrics.clone(),
         }
@@ -72,11 +74,18 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
         process.shutdown.clone(),
     ));
     let store = IdentityStore::new(process.client.clone(), &args.namespace, args.state_secret.clone());
-    let join = Join { token: token(&args).await?, display_name: args.display_name, region: args.region };
-    let identity = match identity::obtain(&store, &args.hub, &join, &process.shutdown).await {
+    let identity = match identity(&store, &args, process).await {
         Ok(identity) => identity,
-        Err(identity::ObtainError::Interrupted) => return Ok(()),
-        Err(error) => return Err(error.into()),
+        Err(_) if process.shutdown.is_cancelled() => return Ok(()),
+        Err(error) => {
+            // Whoever starts this process again would have it count leases anew each time, and members that an earlier
+            // one left here would never be stopped.
+            tracing::error!(error = format!("{error:#}"), "no identity; this process ends once no member runs here");
+            tokio::select! {
+                () = process.shutdown.cancelled() => return Ok(()),
+                _ = held.wait_for(|held| *held == Some(false)) => return Err(error),
+            }
+        }
     };
     process.readiness.set(PART_IDENTITY, true);
     tracing::info!(site = identity.site, "this Site");
@@ -86,12 +95,21 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
         Sessions { hub: args.hub, identity, manager, outbox, inventory, granted, clock: boot_time, boot_id, metrics }
             .run(process.shutdown.clone()),
     );
-    process.shutdown.cancelled().await;
+    tokio::select! {
+        biased;
+        () = process.shutdown.cancelled() => {}
+        _ = tasks.join_next() => anyhow::bail!("a part of the agent failed"),
+    }
     let ended = tokio::time::timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::warn!("some tasks did not end in time");
     }
     Ok(())
+}
+
+async fn identity(store: &IdentityStore, args: &RunArgs, process: &Process) -> anyhow::Result<Identity> {
+    let join = Join { token: token(args).await?, display_name: args.display_name.clone(), region: args.region.clone() };
+    Ok(identity::obtain(store, &args.hub, &join, &process.shutdown).await?)
 }
 
 async fn token(args: &RunArgs) -> anyhow::Result<Option<JoinToken>> {

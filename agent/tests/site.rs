@@ -15,7 +15,7 @@ use atoll_testkit::{ControlPlane, ControlPlaneOptions, Kwok, NodeProfile, nodes,
 use atoll_wire::v1::member::Phase;
 use atoll_wire::v1::{SliceDeleted, SliceKey, SliceReport, agent_message, hub_message};
 use hub::Hub;
-use k8s_openapi::api::core::v1::{Binding, Namespace, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Binding, Namespace, ObjectReference, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
@@ -81,6 +81,17 @@ impl Site {
 
     fn pods(&self, namespace: &str) -> Api<Pod> {
         Api::namespaced(self.plane.client(), namespace)
+    }
+
+    /// A first session and a slice of one member with short times, until it is Ready; its namespace and key.
+    async fn run_one(&mut self, name: &str) -> (String, SliceKey) {
+        let (namespace, key) = (atoll_agent::naming::site_namespace(&format!("uid-{name}")), key(name));
+        self.hello().await;
+        self.hub.say_slice(&key, 1, &spec(name, 1, &[1], (3, 6))).await;
+        self.hub.say_synced(&[&key]).await;
+        self.bind(&namespace, &key.name, "1").await;
+        self.report("that it is Ready", |report| all(report, Phase::Ready)).await;
+        (namespace, key)
     }
 
     /// Does the scheduler's work for one gang.
@@ -207,13 +218,7 @@ async fn a_slice_runs_survives_its_agent_loses_a_member_and_goes() {
 async fn members_stop_by_themselves_without_a_lease_and_stay_stopped() {
     require!(Core);
     let mut site = Site::start("agent-lease").await;
-    let namespace = atoll_agent::naming::site_namespace("uid-cut");
-    site.hello().await;
-    let cut = key("cut");
-    site.hub.say_slice(&cut, 1, &spec("cut", 1, &[1], (3, 6))).await;
-    site.hub.say_synced(&[&cut]).await;
-    site.bind(&namespace, &cut.name, "1").await;
-    site.report("that it is Ready", |report| all(report, Phase::Ready)).await;
+    let (namespace, cut) = site.run_one("cut").await;
     site.hub.grant(false);
     wait_gone(&site.pods(&namespace), "cut-0-1", LIMIT).await.unwrap();
     site.hub.grant(true);
@@ -224,6 +229,20 @@ async fn members_stop_by_themselves_without_a_lease_and_stay_stopped() {
     site.hub.say_synced(&[&cut]).await;
     let report = site.report("that it is lost", |report| all(report, Phase::Lost)).await;
     assert_eq!(report.members[0].reason, member_reason::LEASE_EXPIRED);
+    assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_may_not_join_ends_after_the_members_that_were_left() {
+    require!(Core);
+    let mut site = Site::start("agent-refused").await;
+    let (namespace, _) = site.run_one("left").await;
+    site.agent.kill9().await.unwrap();
+    // Without its identity it would have to join again, and its token is used up.
+    let secrets: Api<Secret> = Api::namespaced(site.plane.client(), "atoll-system");
+    secrets.delete("atoll-agent-identity", &DeleteParams::default()).await.unwrap();
+    site.agent.restart().await.unwrap();
+    assert!(!site.agent.wait_exit(LIMIT).await.unwrap().success());
     assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 

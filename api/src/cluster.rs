@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster_status::ClusterStatus;
+use crate::disconnection::Disconnection;
 use crate::rules;
 use crate::template::MemberTemplate;
 
@@ -130,7 +131,9 @@ pub struct ClusterSpec {
     /// True: hold no GPUs until it is false again.
     #[serde(default)]
     pub suspend: bool,
-    /// How many members may fail before the Cluster does. Lost Sites do not count.
+    /// How many failures the Cluster survives; with one more it is Failed. Of Pods each member that fails counts; a Torch
+    /// or Ray gang counts once each time it has to start again, however many of its members fail together. Members that
+    /// are lost with their Site, or that the Site evicts, do not count.
     #[serde(default = "default_backoff_limit")]
     #[schemars(range(min = 0, max = 1000))]
     pub backoff_limit: i32,
@@ -297,72 +300,6 @@ pub struct Price {
     #[schemars(length(max = 16))]
     #[x_kube(validation = rules::price("price.maxPerGpuHour"))]
     pub max_per_gpu_hour: String,
-}
-
-/// What happens when a Site goes away.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Disconnection {
-    /// Default: Replace for Pods; Restart for Torch and Ray with a checkpoint store, Fail without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<DisconnectionPolicy>,
-    /// How soon, counted from the Site's last granted lease.
-    #[serde(default)]
-    pub times: DisconnectionTimes,
-}
-
-/// What happens to a Cluster when members are lost with their Site. Default: Replace for Pods; Restart for Torch and
-/// Ray with a checkpoint store, Fail without one.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
-pub enum DisconnectionPolicy {
-    /// Only lost members move, the others run on.
-    Replace,
-    /// All members start again from their checkpoint.
-    Restart,
-    /// The Cluster fails.
-    Fail,
-}
-
-/// Times since the last granted lease of a Site; each is more than the one before.
-#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[x_kube(
-    validation = Rule::new("self.killSeconds > self.stopSeconds")
-        .message("killSeconds must be more than stopSeconds")
-        .field_path(".killSeconds"),
-    validation = Rule::new("self.fenceSeconds > self.killSeconds")
-        .message("fenceSeconds must be more than killSeconds")
-        .field_path(".fenceSeconds")
-)]
-#[serde(rename_all = "camelCase")]
-pub struct DisconnectionTimes {
-    /// The Site asks members to stop.
-    #[serde(default = "default_stop")]
-    #[schemars(range(min = 3, max = 3_600))]
-    pub stop_seconds: i32,
-    /// The Site kills them.
-    #[serde(default = "default_kill")]
-    #[schemars(range(min = 4, max = 7_199))]
-    pub kill_seconds: i32,
-    /// The hub counts them as stopped and may replace them.
-    #[serde(default = "default_fence")]
-    #[schemars(range(min = 5, max = 7_200))]
-    pub fence_seconds: i32,
-}
-
-fn default_stop() -> i32 {
-    60
-}
-fn default_kill() -> i32 {
-    90
-}
-fn default_fence() -> i32 {
-    120
-}
-
-impl Default for DisconnectionTimes {
-    fn default() -> Self {
-        Self { stop_seconds: default_stop(), kill_seconds: default_kill(), fence_seconds: default_fence() }
-    }
 }
 
 /// Where members keep what lets them start again.

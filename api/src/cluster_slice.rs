@@ -5,7 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{ClusterType, DisconnectionTimes};
+use crate::cluster::ClusterType;
+use crate::disconnection::DisconnectionTimes;
 use crate::rules;
 use crate::template::MemberTemplate;
 
@@ -62,7 +63,7 @@ pub struct ClusterSliceSpec {
     /// GPUs of each member.
     #[schemars(range(min = 1, max = 16))]
     pub gpus: i32,
-    /// How members find each other.
+    /// What members need to know of the whole Cluster to find each other.
     pub rendezvous: Rendezvous,
     /// When members stop without a lease.
     pub fence: DisconnectionTimes,
@@ -94,7 +95,7 @@ pub struct SliceMember {
     pub incarnation: i64,
 }
 
-/// How members find each other.
+/// What members need to know of the whole Cluster to find each other.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rendezvous {
@@ -117,7 +118,7 @@ pub struct ClusterSliceStatus {
     /// Whether the capacity of the new members is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation: Option<ReservationPhase>,
-    /// Why not, for people.
+    /// Why not; constants in `conditions::member_reason`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// In words.
@@ -185,4 +186,15 @@ pub enum MemberPhase {
     Failed,
     /// Gone without its own doing (evicted, stopped by its fence); holds no GPUs.
     Lost,
+}
+
+impl MemberPhase {
+    /// Whether the member has ended and holds no GPUs any more.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        match self {
+            Self::Succeeded | Self::Failed | Self::Lost => true,
+            Self::Pending | Self::Starting | Self::Ready | Self::Stopping => false,
+        }
+    }
 }

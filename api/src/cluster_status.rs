@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::disconnection::DisconnectionTimes;
+
 /// What became of a Cluster.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -46,7 +48,7 @@ pub struct ClusterStatus {
     /// Address of rank 0 for Torch and Ray, inside its Site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// Members that failed by themselves since the Cluster was made, for `backoffLimit`.
+    /// Failures since the Cluster was made, counted as `spec.backoffLimit` says.
     #[serde(default)]
     pub failures: i32,
     /// When all members were Ready for the first time.
@@ -77,7 +79,7 @@ pub struct PlacementStatus {
     /// GPUs of each member.
     pub gpus: i32,
     /// Fence times that hold for these members.
-    pub fence: crate::cluster::DisconnectionTimes,
+    pub fence: DisconnectionTimes,
     /// Grouped by Site. Atomic: one writer, and per-entry ownership would triple the object's size.
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub sites: Vec<PlacedSite>,

@@ -5,7 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 
 /// Condition types of a Cluster.
 pub mod cluster {
-    /// All members are Running and Ready as the hub sees it.
+    /// At least `spec.members.min` members are Ready, and none is about to be placed or moved.
     pub const READY: &str = "Ready";
     /// The Cluster has a committed placement.
     pub const PLACED: &str = "Placed";
@@ -21,9 +21,9 @@ pub mod cluster {
 pub mod cluster_reason {
     /// All members are Ready.
     pub const MEMBERS_READY: &str = "MembersReady";
-    /// Members are being started.
+    /// Members are placed and not all of them are Ready yet.
     pub const MEMBERS_STARTING: &str = "MembersStarting";
-    /// Some members run and the Cluster runs on with fewer than asked.
+    /// Some members are placed, and the others do not fit now.
     pub const MEMBERS_MISSING: &str = "MembersMissing";
     /// A placement was committed.
     pub const PLACED: &str = "Placed";
@@ -39,15 +39,15 @@ pub mod cluster_reason {
     pub const PLACEMENT_REVOKED: &str = "PlacementRevoked";
     /// A Site is lost and members wait for their fence.
     pub const SITE_LOST: &str = "SiteLost";
-    /// Lost members are being replaced.
+    /// Members are being placed, or wait for former ones to stop.
     pub const REPLACING: &str = "Replacing";
-    /// The gang is being started again from its checkpoint.
+    /// The gang starts again when all its members have stopped.
     pub const RESTARTING: &str = "Restarting";
-    /// All members succeeded.
+    /// All members succeeded; for Ray: rank 0 did.
     pub const SUCCEEDED: &str = "Succeeded";
     /// The Cluster ran as long as `spec.duration` says.
     pub const DURATION_REACHED: &str = "DurationReached";
-    /// More members failed than `spec.backoffLimit` allows.
+    /// More failures than `spec.backoffLimit` allows.
     pub const BACKOFF_LIMIT_EXCEEDED: &str = "BackoffLimitExceeded";
     /// A Site was lost and the disconnection policy is `Fail`.
     pub const MEMBERS_LOST: &str = "MembersLost";
@@ -107,49 +107,24 @@ pub mod member_reason {
     pub const CONTAINERS_FAILED: &str = "ContainersFailed";
 }
 
-/// What a condition says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConditionStatus {
-    /// It holds.
-    True,
-    /// It does not hold.
-    False,
-    /// It cannot be told.
-    Unknown,
-}
+const TRUE: &str = "True";
+const FALSE: &str = "False";
 
-impl ConditionStatus {
-    /// The word that the Kubernetes API uses.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::True => "True",
-            Self::False => "False",
-            Self::Unknown => "Unknown",
-        }
-    }
-}
-
-impl From<bool> for ConditionStatus {
-    fn from(holds: bool) -> Self {
-        if holds { Self::True } else { Self::False }
-    }
-}
-
-/// Sets the condition of type `type_`, adding it when it is missing; says whether anything changed.
+/// Sets the condition of type `type_` to True when it `holds`, else to False, adding it when it is missing; says whether
+/// anything changed.
 ///
 /// `lastTransitionTime` becomes `now` only when the status changes, so that writing the same condition again changes
 /// nothing and causes no API write.
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: &str,
-    status: impl Into<ConditionStatus>,
+    holds: bool,
     reason: &str,
     message: &str,
     observed_generation: Option<i64>,
     now: Timestamp,
 ) -> bool {
-    let status = status.into().as_str();
+    let status = if holds { TRUE } else { FALSE };
     let Some(found) = conditions.iter_mut().find(|condition| condition.type_ == type_) else {
         conditions.push(Condition {
             last_transition_time: Time(now),
@@ -185,7 +160,7 @@ pub fn condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Con
 /// True when there is a condition of type `type_` and its status is True.
 #[must_use]
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
-    condition(conditions, type_).is_some_and(|condition| condition.status == ConditionStatus::True.as_str())
+    condition(conditions, type_).is_some_and(|condition| condition.status == TRUE)
 }
 
 #[cfg(test)]
@@ -230,7 +205,7 @@ mod tests {
 
         assert!(set_condition(&mut conditions, "Ready", true, "AllReady", "", Some(2), at(30)));
         assert_eq!(condition(&conditions, "Ready").unwrap().last_transition_time, Time(at(30)));
-        assert!(set_condition(&mut conditions, "Ready", ConditionStatus::Unknown, "Gone", "", Some(2), at(40)));
+        assert!(set_condition(&mut conditions, "Ready", false, "Gone", "", Some(2), at(40)));
         assert_eq!(condition(&conditions, "Ready").unwrap().last_transition_time, Time(at(40)));
         assert_eq!(conditions.len(), 2);
         assert_eq!(condition(&conditions, "Placed").unwrap().last_transition_time, Time(at(1)));

@@ -45,7 +45,8 @@ pub struct GpuModelSpec {
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub aliases: Vec<String>,
-    /// MiB of memory that it is sold with; what nodes report may be up to 10 % less.
+    /// MiB of memory that it is sold with. A GPU that reports up to 10 % less, as drivers keep some for themselves, counts
+    /// with this, any other with what it reports. Models that share an alias are told apart by it.
     #[schemars(range(min = 1, max = 16_777_216))]
     pub memory_mib: i64,
     /// Dense half-precision throughput relative to an RTX 4090's 1,000; see the catalogue for sources.

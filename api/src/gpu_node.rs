@@ -1,7 +1,6 @@
 //! `GPUNode`: one machine with GPUs. The hub's copy is named `<site>.<node>` and written by the gateway.
 
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rules;
@@ -69,31 +68,4 @@ pub struct GpuNodeStatus {
     /// Version of the GPU driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// The devices, where a device plugin of ours tells.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub devices: Vec<Device>,
-}
-
-/// One GPU.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Device {
-    /// Its UUID.
-    pub uuid: String,
-    /// Its health.
-    pub health: DeviceHealth,
-    /// Why it is not healthy.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reasons: Vec<String>,
-}
-
-/// Health of a GPU.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
-pub enum DeviceHealth {
-    /// May be used.
-    #[default]
-    Healthy,
-    /// Must not be used now.
-    Unhealthy,
 }

@@ -14,6 +14,7 @@ pub mod cluster_slice;
 pub mod cluster_status;
 pub mod conditions;
 pub mod crd;
+pub mod disconnection;
 pub mod gang;
 pub mod gpu_model;
 pub mod gpu_node;
@@ -24,17 +25,18 @@ pub mod supplier;
 pub mod template;
 
 pub use cluster::{
-    Checkpoint, Cluster, ClusterSpec, ClusterType, Disconnection, DisconnectionPolicy, DisconnectionTimes, GpuRequest,
-    Members, Placement, Price, Selection, Span, Trust, Workload,
+    Checkpoint, Cluster, ClusterSpec, ClusterType, GpuRequest, Members, Placement, Price, Selection, Span, Trust,
+    Workload,
 };
 pub use cluster_slice::{
     ClusterSlice, ClusterSliceSpec, ClusterSliceStatus, MemberPhase, MemberStatus, Rendezvous, ReservationPhase,
     SliceMember, SlicePhase,
 };
 pub use cluster_status::{ClusterStatus, PlacedNode, PlacedSite, PlacementStatus};
+pub use disconnection::{Disconnection, DisconnectionPolicy, DisconnectionTimes};
 pub use gang::{Gang, GangMember, GangMode, GangNode, GangPhase, GangShape, GangSpec, GangStatus};
 pub use gpu_model::{GpuModel, GpuModelSpec, GpuModelStatus, Vendor};
-pub use gpu_node::{Device, DeviceHealth, GpuNode, GpuNodeSpec, GpuNodeStatus};
+pub use gpu_node::{GpuNode, GpuNodeSpec, GpuNodeStatus};
 pub use site::{Site, SiteSession, SiteSpec, SiteStatus};
 pub use supplier::{Supplier, SupplierSpec, SupplierStatus};
 pub use template::{MemberTemplate, MemberTemplateSpec};

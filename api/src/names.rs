@@ -13,6 +13,8 @@ pub const FIELD_MANAGER_SCHEDULER: &str = "atoll-scheduler";
 pub const SCHEDULER_NAME: &str = "atoll-scheduler";
 /// Namespace of Atoll's own objects on a hub and on a Site, unless a flag says otherwise.
 pub const SYSTEM_NAMESPACE: &str = "atoll-system";
+/// Name of the Secret in the system namespace that holds the hub's CA, of type `kubernetes.io/tls`.
+pub const HUB_CA_SECRET: &str = "atoll-hub-ca";
 
 /// Keeps a `ClusterSlice` until its Site has confirmed the stop of its members, or its fence has expired.
 pub const SLICE_FINALIZER: &str = "atoll.dev/members-stopped";
@@ -35,6 +37,10 @@ pub const LABEL_SUPPLIER: &str = "atoll.dev/supplier";
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`] on everything that an agent makes on its Site.
 pub const MANAGED_BY_AGENT: &str = "atoll-agent";
+/// Label: which part of Atoll an object belongs to; see [`COMPONENT_GATEWAY`].
+pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Value of [`LABEL_COMPONENT`] on the Lease of every gateway.
+pub const COMPONENT_GATEWAY: &str = "gateway";
 /// Label on a Site's Node: the GPU model, where GPU Feature Discovery does not run.
 pub const LABEL_NODE_GPU_PRODUCT: &str = "atoll.dev/gpu.product";
 /// Label on a Site's Node: MiB of memory of each GPU, where GPU Feature Discovery does not run.
@@ -50,6 +56,9 @@ pub const LABEL_JOIN_TOKEN: &str = "atoll.dev/join-token";
 
 /// Annotation of a Site's Node: USDC per GPU and hour that its supplier asks, a decimal.
 pub const ANNOTATION_PRICE: &str = "atoll.dev/price-per-gpu-hour";
+/// Annotation on a Site: `<id>.<hash>` of the join token that it came with, so that an agent that missed the answer
+/// may ask again.
+pub const ANNOTATION_JOINED_WITH: &str = "atoll.dev/joined-with";
 /// Annotation on what an agent makes: the hub's namespace of the Cluster that it serves.
 pub const ANNOTATION_HUB_NAMESPACE: &str = "atoll.dev/hub-namespace";
 /// Annotation on a Gang: epoch of the slice that it was made from.
@@ -58,16 +67,6 @@ pub const ANNOTATION_EPOCH: &str = "atoll.dev/epoch";
 pub const ANNOTATION_FENCE: &str = "atoll.dev/fence-seconds";
 /// Annotation on a Gang: members of this and lower incarnations were stopped for want of a lease and never start again.
 pub const ANNOTATION_STOPPED_INCARNATION: &str = "atoll.dev/stopped-incarnation";
-
-/// Label: which part of Atoll an object belongs to; see [`COMPONENT_GATEWAY`].
-pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
-/// Value of [`LABEL_COMPONENT`] on the Lease of every gateway.
-pub const COMPONENT_GATEWAY: &str = "gateway";
-/// Name of the Secret in the system namespace that holds the hub's CA, of type `kubernetes.io/tls`.
-pub const HUB_CA_SECRET: &str = "atoll-hub-ca";
-/// Annotation on a Site: `<id>.<hash>` of the join token that it came with, so that an agent that missed the answer
-/// may ask again.
-pub const ANNOTATION_JOINED_WITH: &str = "atoll.dev/joined-with";
 
 /// The extended resource that members request when their Site counts GPUs with NVIDIA's device plugin.
 pub const RESOURCE_NVIDIA_GPU: &str = "nvidia.com/gpu";

@@ -1,13 +1,15 @@
 //! The command line, and which command it runs.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 
 use crate::error::Error;
-use crate::{explain, fetch, simulate, sites, token};
+use crate::hub::Hub;
+use crate::token::TokenArgs;
+use crate::verdict::Verdict;
+use crate::{explain, simulate, sites, token};
 
 /// What kubectl alone cannot say about a hub of Atoll.
 ///
@@ -21,20 +23,6 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     command: Command,
-}
-
-/// Which hub, spelled as kubectl spells it.
-#[derive(Debug, clap::Args)]
-pub struct Hub {
-    /// The kubeconfig file; default: $KUBECONFIG, else ~/.kube/config.
-    #[arg(long, global = true, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig.
-    #[arg(long, global = true, value_name = "NAME")]
-    pub context: Option<String>,
-    /// The namespace; default: the context's.
-    #[arg(long, short = 'n', global = true, value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,66 +51,9 @@ enum TokenCommand {
     Create(TokenArgs),
 }
 
-/// What a join token allows.
-#[derive(Debug, clap::Args)]
-pub struct TokenArgs {
-    /// Name of the Supplier whose Site joins.
-    #[arg(long, value_name = "NAME")]
-    pub supplier: String,
-    /// How far the Site is trusted.
-    #[arg(long, value_enum, ignore_case = true, default_value = "Untrusted")]
-    pub trust: TrustArg,
-    /// How long the token can be used, such as 15m or 1h30m; at most 24h.
-    #[arg(long, value_name = "DURATION", default_value = "15m")]
-    pub ttl: String,
-    /// Where Sites reach a gateway of this hub, for the printed command.
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "output")]
-    pub hub: Option<String>,
-    /// Print nothing but the token.
-    #[arg(long, short = 'o', value_enum)]
-    pub output: Option<TokenOutput>,
-}
-
-/// How far a Site is trusted.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "PascalCase")]
-pub enum TrustArg {
-    /// Anybody's machine.
-    Untrusted,
-    /// A data center with a contract.
-    Contracted,
-    /// Hardware that attests what it runs.
-    Attested,
-}
-
-/// What is printed of a new token.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum TokenOutput {
-    /// Only the token.
-    Token,
-}
-
-/// What a command found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It runs, or would.
-    Fits,
-    /// It does not fit.
-    DoesNotFit,
-}
-
-impl From<Verdict> for ExitCode {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Fits => Self::SUCCESS,
-            Verdict::DoesNotFit => Self::from(3),
-        }
-    }
-}
-
 /// Runs the command.
 pub async fn run(args: Args) -> Result<Verdict, Error> {
-    let client = fetch::connect(&args.hub).await?;
+    let client = args.hub.connect().await?;
     let now = Timestamp::now();
     match args.command {
         Command::Explain { cluster } => explain::run(&client, args.hub.namespace.as_deref(), &cluster, now).await,

@@ -7,11 +7,11 @@ use atoll_api::{Cluster, MemberPhase, MemberStatus};
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
 
-use crate::args::Verdict;
 use crate::error::Error;
 use crate::fetch;
 use crate::outlook::{self, Outlook};
 use crate::render::{Table, age, count, paragraph, print, ranges, short};
+use crate::verdict::Verdict;
 use crate::world::World;
 
 /// Members that are not Ready and shown one by one; the rest is counted.
@@ -152,7 +152,7 @@ struct Unready<'a> {
     incarnation: i64,
     site: &'a str,
     node: &'a str,
-    phase: &'static str,
+    phase: String,
     reason: String,
 }
 
@@ -168,7 +168,7 @@ fn unready(world: &World, cluster: &Cluster) -> String {
             member.incarnation.to_string(),
             short(world.display(member.site), 20),
             short(member.node, 20),
-            member.phase.to_owned(),
+            member.phase.clone(),
             short(&member.reason, 60),
         ]);
     }
@@ -210,38 +210,26 @@ fn unready_members<'a>(world: &'a World, cluster: &'a Cluster) -> Vec<Unready<'a
                     incarnation: node.incarnation,
                     site: &site.site,
                     node: member.and_then(|member| member.node.as_deref()).unwrap_or(&node.name),
-                    phase: member.map_or("-", |member| phase(member.phase)),
+                    phase: member.map_or_else(|| "-".to_owned(), |member| format!("{:?}", member.phase)),
                     reason: member.map_or_else(|| silent.to_owned(), |member| reason(member)),
                 });
             }
         }
     }
     for ((rank, incarnation), (site, member)) in former {
-        if !matches!(member.phase, MemberPhase::Succeeded | MemberPhase::Failed | MemberPhase::Lost) {
+        if !member.phase.has_ended() {
             unready.push(Unready {
                 rank,
                 incarnation,
                 site,
                 node: member.node.as_deref().unwrap_or_default(),
-                phase: phase(member.phase),
+                phase: format!("{:?}", member.phase),
                 reason: "not placed any more; holds its GPUs until it has stopped".to_owned(),
             });
         }
     }
     unready.sort_by_key(|member| (member.rank, member.incarnation));
     unready
-}
-
-fn phase(phase: MemberPhase) -> &'static str {
-    match phase {
-        MemberPhase::Pending => "Pending",
-        MemberPhase::Starting => "Starting",
-        MemberPhase::Ready => "Ready",
-        MemberPhase::Stopping => "Stopping",
-        MemberPhase::Succeeded => "Succeeded",
-        MemberPhase::Failed => "Failed",
-        MemberPhase::Lost => "Lost",
-    }
 }
 
 fn reason(member: &MemberStatus) -> String {

@@ -2,14 +2,11 @@
 
 use std::fmt::Debug;
 
-use anyhow::Context;
 use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site};
 use kube::api::ListParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, Resource};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::args::Hub;
 use crate::error::Error;
 
 /// Objects of one answer; hubs have many nodes.
@@ -32,24 +29,6 @@ pub struct Objects {
     pub own_namespace_only: bool,
     /// Catalogue, Sites and nodes may not be read.
     pub network_hidden: bool,
-}
-
-/// A client for the hub that the flags name.
-pub async fn connect(hub: &Hub) -> Result<Client, Error> {
-    let options = KubeConfigOptions { context: hub.context.clone(), ..KubeConfigOptions::default() };
-    let config = match &hub.kubeconfig {
-        Some(path) => from_file(path, &options).await,
-        None if hub.context.is_some() => Config::from_kubeconfig(&options).await.context("cannot load the kubeconfig"),
-        None => Config::infer().await.context("there is no kubeconfig"),
-    };
-    let config = config.map_err(Error::Kubeconfig)?;
-    Client::try_from(config).context("the kubeconfig cannot be used").map_err(Error::Kubeconfig)
-}
-
-async fn from_file(path: &std::path::Path, options: &KubeConfigOptions) -> anyhow::Result<Config> {
-    let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = Config::from_custom_kubeconfig(file, options).await;
-    config.with_context(|| format!("{} cannot be used", path.display()))
 }
 
 /// Reads what a decision depends on, as far as the user may read it.

@@ -5,12 +5,14 @@ mod args;
 mod error;
 mod explain;
 mod fetch;
+mod hub;
 mod manifests;
 mod outlook;
 mod render;
 mod simulate;
 mod sites;
 mod token;
+mod verdict;
 mod world;
 
 use std::process::ExitCode;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use atoll_api::Cluster;
+use kube::Resource;
 use serde_json::Value;
 
 use crate::error::Error;
@@ -39,10 +41,11 @@ fn parse(text: &str) -> Result<Manifests, String> {
 fn add(manifests: &mut Manifests, document: Value) -> Result<(), String> {
     let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let (api, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+    let ours = api == Cluster::api_version(&()) && kind == Cluster::kind(&());
     match (api, kind) {
         (_, "") => Err("a document has no kind".to_owned()),
-        ("atoll.dev/v1alpha1", "Cluster") if name.is_empty() => Err("a Cluster has no metadata.name".to_owned()),
-        ("atoll.dev/v1alpha1", "Cluster") => {
+        _ if ours && name.is_empty() => Err("a Cluster has no metadata.name".to_owned()),
+        _ if ours => {
             manifests.clusters.push(document);
             Ok(())
         }

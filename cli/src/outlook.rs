@@ -10,8 +10,8 @@ use atoll_core::inventory::Holding;
 use atoll_core::placement::{Change, Decision, Explanation, Filter, explain};
 use jiff::Timestamp;
 
-use crate::args::Verdict;
 use crate::render::{Table, count, paragraph, ranges, short};
+use crate::verdict::Verdict;
 use crate::world::World;
 
 /// Names of nodes that are shown of one Site.

@@ -11,13 +11,13 @@ use kube::core::Request;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::Value;
 
-use crate::args::Verdict;
 use crate::error::Error;
 use crate::explain::notes;
 use crate::fetch;
 use crate::manifests;
 use crate::outlook::{self, Outlook};
 use crate::render::{count, print, ranges};
+use crate::verdict::Verdict;
 use crate::world::World;
 
 /// A manifest as the API server would store it.

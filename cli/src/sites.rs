@@ -1,14 +1,14 @@
 //! `sites`: who has joined.
 
 use atoll_api::Site;
-use atoll_api::conditions::site as condition_type;
+use atoll_api::conditions::{condition, site as condition_type};
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt};
 
-use crate::args::Verdict;
 use crate::error::Error;
 use crate::fetch;
 use crate::render::{Table, age, print, short};
+use crate::verdict::Verdict;
 
 /// Runs the command.
 pub async fn run(client: &Client, now: Timestamp) -> Result<Verdict, Error> {
@@ -50,8 +50,8 @@ fn connected(site: &Site, now: Timestamp) -> String {
     if site.spec.suspended {
         return "suspended".to_owned();
     }
-    let conditions = site.status.iter().flat_map(|status| &status.conditions);
-    match conditions.into_iter().find(|condition| condition.type_ == condition_type::CONNECTED) {
+    let status = site.status.as_ref();
+    match status.and_then(|status| condition(&status.conditions, condition_type::CONNECTED)) {
         Some(condition) => {
             let since = age(condition.last_transition_time.0, now);
             if condition.status == "True" { since } else { format!("lost {since}") }

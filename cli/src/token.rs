@@ -7,19 +7,59 @@ use atoll_api::names::{HUB_CA_SECRET, LABEL_JOIN_TOKEN, LABEL_SUPPLIER, SYSTEM_N
 use atoll_core::units::parse_duration_seconds;
 use atoll_wire::pin::Pin;
 use atoll_wire::token::{JoinToken, KEY_EXPIRES, KEY_HASH, KEY_SUPPLIER, KEY_TRUST, RANDOM_BYTES};
+use clap::ValueEnum;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 
-use crate::args::{TokenArgs, TrustArg, Verdict};
 use crate::error::Error;
 use crate::render::print;
+use crate::verdict::Verdict;
 
 /// The longest life of a token, seconds.
 const LONGEST_TTL: u64 = 24 * 3600;
 /// Field manager of this program.
 const FIELD_MANAGER: &str = "kubectl-atoll";
+
+/// What a join token allows.
+#[derive(Debug, clap::Args)]
+pub struct TokenArgs {
+    /// Name of the Supplier whose Site joins.
+    #[arg(long, value_name = "NAME")]
+    pub supplier: String,
+    /// How far the Site is trusted.
+    #[arg(long, value_enum, ignore_case = true, default_value = "Untrusted")]
+    pub trust: TrustArg,
+    /// How long the token can be used, such as 15m or 1h30m; at most 24h.
+    #[arg(long, value_name = "DURATION", default_value = "15m")]
+    pub ttl: String,
+    /// Where Sites reach a gateway of this hub, for the printed command.
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "output")]
+    pub hub: Option<String>,
+    /// Print nothing but the token.
+    #[arg(long, short = 'o', value_enum)]
+    pub output: Option<TokenOutput>,
+}
+
+/// How far a Site is trusted.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum TrustArg {
+    /// Anybody's machine.
+    Untrusted,
+    /// A data center with a contract.
+    Contracted,
+    /// Hardware that attests what it runs.
+    Attested,
+}
+
+/// What is printed of a new token.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum TokenOutput {
+    /// Only the token.
+    Token,
+}
 
 /// Runs the command. `random` makes the token and must not be known to anybody.
 pub async fn create(

@@ -1,6 +1,6 @@
 //! What the network has: `GPUModel`, `Site` and `GPUNode` as facts of the inventory.
 
-use atoll_api::conditions::site as site_condition;
+use atoll_api::conditions::{is_true, site as site_condition};
 use atoll_api::{GpuModel, GpuNode, Site};
 use atoll_core::inventory::{ModelFacts, NodeFacts, SiteFacts};
 use atoll_core::units::MicroUsd;
@@ -13,10 +13,8 @@ pub fn model_facts(model: &GpuModel) -> Result<ModelFacts, InvalidSpec> {
     let spec = &model.spec;
     Ok(ModelFacts {
         name: model.metadata.name.clone().ok_or_else(|| Problem::Missing.of("metadata.name"))?,
-        vendor: words::vendor(spec.vendor),
         family: spec.family.clone(),
         memory_mib: amount("spec.memoryMib", spec.memory_mib)?,
-        compute_score: amount("spec.computeScore", spec.compute_score)?,
         workloads: spec.workloads.iter().copied().map(words::workload).collect(),
         reference_price: price("spec.referencePrice", &spec.reference_price)?,
         aliases: spec.aliases.clone(),
@@ -26,9 +24,7 @@ pub fn model_facts(model: &GpuModel) -> Result<ModelFacts, InvalidSpec> {
 /// The facts of a Site. It is open when it is accepted, connected, not suspended and not being deleted.
 pub fn site_facts(site: &Site) -> Result<SiteFacts, InvalidSpec> {
     let name = site.metadata.name.clone().ok_or_else(|| Problem::Missing.of("metadata.name"))?;
-    let holds = |type_: &str| {
-        site.status.iter().flat_map(|status| &status.conditions).any(|c| c.type_ == type_ && c.status == "True")
-    };
+    let holds = |type_: &str| site.status.as_ref().is_some_and(|status| is_true(&status.conditions, type_));
     let open = holds(site_condition::ACCEPTED)
         && holds(site_condition::CONNECTED)
         && !site.spec.suspended
@@ -45,7 +41,7 @@ pub fn site_facts(site: &Site) -> Result<SiteFacts, InvalidSpec> {
 
 /// The facts of the hub's copy of a node.
 ///
-/// A node whose Site is not known yet (`status` not written) is [`Problem::Missing`].
+/// One whose status was not written yet is [`Problem::Missing`].
 pub fn node_facts(node: &GpuNode) -> Result<NodeFacts, InvalidSpec> {
     let status = node.status.as_ref().ok_or_else(|| Problem::Missing.of("status"))?;
     if status.site.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_api::{Cluster, ClusterSlice, MemberPhase};
+use atoll_api::{Cluster, ClusterSlice};
 use atoll_core::inventory::Holding;
 
 use crate::state::{committed, is_stopped, unsigned, unsigned_long};
@@ -32,7 +32,7 @@ pub fn holdings<'a>(cluster: Option<&Cluster>, slices: impl IntoIterator<Item = 
         }
         for member in slice.status.iter().flat_map(|status| &status.members) {
             let key = (unsigned(member.rank), unsigned_long(member.incarnation));
-            if has_ended(member.phase) {
+            if member.phase.has_ended() {
                 held.remove(&key);
             } else if let Some(node) = &member.node {
                 held.insert(key, holding(key, node));
@@ -54,13 +54,6 @@ pub fn holdings<'a>(cluster: Option<&Cluster>, slices: impl IntoIterator<Item = 
         }
     }
     held.into_values().collect()
-}
-
-const fn has_ended(phase: MemberPhase) -> bool {
-    match phase {
-        MemberPhase::Succeeded | MemberPhase::Failed | MemberPhase::Lost => true,
-        MemberPhase::Pending | MemberPhase::Starting | MemberPhase::Ready | MemberPhase::Stopping => false,
-    }
 }
 
 #[cfg(test)]

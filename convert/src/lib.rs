@@ -16,4 +16,4 @@ pub use facts::{model_facts, node_facts, site_facts};
 pub use holdings::holdings;
 pub use state::{cluster_state, committed, orphan_state, site_state, slice_state};
 pub use terms::{ClusterTerms, FenceTimes};
-pub use words::{kind, selection, span, trust, vendor, workload};
+pub use words::{kind, selection, span, trust, workload};

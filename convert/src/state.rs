@@ -1,11 +1,11 @@
 //! What the API holds of Clusters and their slices, as the state that `atoll_core::cluster` decides on.
 
-use atoll_api::conditions::{member_reason, site as site_condition, slice as slice_condition};
+use atoll_api::conditions::{self, member_reason, site as site_condition, slice as slice_condition};
 use atoll_api::{Cluster, ClusterSlice, MemberPhase, MemberStatus, ReservationPhase, Site, SlicePhase};
 use atoll_core::cluster::{
-    self as core, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, SliceMember,
+    self as core, Deletion, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, SliceMember,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ClusterTerms;
 
@@ -52,6 +52,7 @@ pub fn slice_state(slice: &ClusterSlice) -> core::Slice {
     let answers = status.is_some_and(|status| status.observed_epoch == spec.epoch);
     let reservation = status.and_then(|status| status.reservation).filter(|_| answers);
     let observed = status.and_then(|status| status.observed_generation);
+    let seen = answers && observed.is_some() && observed == metadata.generation;
     core::Slice {
         name: metadata.name.clone().unwrap_or_default(),
         site: spec.site.clone(),
@@ -70,8 +71,7 @@ pub fn slice_state(slice: &ClusterSlice) -> core::Slice {
                 incarnation: unsigned_long(member.incarnation),
             })
             .collect(),
-        observed: answers && observed.is_some() && observed == metadata.generation,
-        first: metadata.generation == Some(1),
+        older_may_run: !seen && metadata.generation != Some(1),
         reservation: match reservation {
             Some(ReservationPhase::Reserved) => Reservation::Reserved,
             Some(ReservationPhase::Refused) => Reservation::Refused,
@@ -79,15 +79,18 @@ pub fn slice_state(slice: &ClusterSlice) -> core::Slice {
         },
         reports: status.map(|status| status.members.iter().map(report).collect()).unwrap_or_default(),
         fence: i64::from(spec.fence.fence_seconds).saturating_mul(1000),
-        deleting: metadata.deletion_timestamp.is_some(),
-        stopped: is_stopped(slice),
+        deletion: match metadata.deletion_timestamp {
+            None => Deletion::None,
+            Some(_) if is_stopped(slice) => Deletion::Stopped,
+            Some(_) => Deletion::Started,
+        },
     }
 }
 
 /// Whether a slice is being deleted and its Site says that nothing of it is left.
 pub(crate) fn is_stopped(slice: &ClusterSlice) -> bool {
     slice.metadata.deletion_timestamp.is_some()
-        && slice.status.as_ref().is_some_and(|status| holds(&status.conditions, slice_condition::STOPPED))
+        && slice.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, slice_condition::STOPPED))
 }
 
 /// A Cluster that is gone while slices of it are left: nothing is wanted of it any more.
@@ -122,17 +125,14 @@ pub fn site_state(site: Option<&Site>) -> SiteState {
     let Some(status) = site.and_then(|site| site.status.as_ref()) else {
         return SiteState::Lost { since: 0 };
     };
-    if holds(&status.conditions, site_condition::CONNECTED) {
+    if conditions::is_true(&status.conditions, site_condition::CONNECTED) {
         return SiteState::Live;
     }
     let since = status.session.as_ref().and_then(|session| session.last_grant.as_ref());
     // Between the start of a session and its first loss nobody has written when it ended: the condition says it then.
     let since = since.or_else(|| {
-        status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == site_condition::CONNECTED)
-            .map(|condition| &condition.last_transition_time)
+        let connected = conditions::condition(&status.conditions, site_condition::CONNECTED);
+        connected.map(|condition| &condition.last_transition_time)
     });
     SiteState::Lost { since: since.map_or(0, millis) }
 }
@@ -151,15 +151,11 @@ fn report(member: &MemberStatus) -> ((u32, u64), MemberState) {
     ((unsigned(member.rank), unsigned_long(member.incarnation)), state)
 }
 
-fn holds(conditions: &[Condition], type_: &str) -> bool {
-    conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True")
-}
-
 fn millis(time: &Time) -> Millis {
     time.0.as_millisecond()
 }
 
-/// The CRDs allow no negative numbers in these fields.
+/// Only the hub's own processes write these fields, never a negative number; one counts as 0.
 pub(crate) fn unsigned(number: i32) -> u32 {
     u32::try_from(number).unwrap_or_default()
 }
@@ -221,22 +217,21 @@ mod tests {
     fn a_slice_without_status_has_been_seen_by_nobody() {
         let state = slice_state(&slice(&json!({"name": "c-x-1", "generation": 1}), &Value::Null));
         assert_eq!((state.index, state.epoch, state.phase), (1, 2, Phase::Reserve));
-        assert_eq!((state.observed, state.first, state.deleting, state.stopped), (false, true, false, false));
+        assert_eq!((state.older_may_run, state.deletion), (false, Deletion::None), "no earlier specification");
         assert_eq!(state.reservation, Reservation::Pending);
         assert_eq!(state.fence, 120_000);
     }
 
     #[test]
     fn an_answer_counts_for_the_epoch_and_generation_that_it_names() {
-        for (epoch, generation, observed, reservation) in [
-            (2, 3, true, Reservation::Reserved),
-            (1, 3, false, Reservation::Pending),
-            (2, 2, false, Reservation::Reserved),
+        for (epoch, generation, older_may_run, reservation) in [
+            (2, 3, false, Reservation::Reserved),
+            (1, 3, true, Reservation::Pending),
+            (2, 2, true, Reservation::Reserved),
         ] {
             let status = json!({"observedEpoch": epoch, "observedGeneration": generation, "reservation": "Reserved"});
             let state = slice_state(&slice(&json!({"generation": 3}), &status));
-            assert_eq!((state.observed, state.reservation), (observed, reservation), "{epoch} {generation}");
-            assert!(!state.first);
+            assert_eq!((state.older_may_run, state.reservation), (older_may_run, reservation), "{epoch} {generation}");
         }
     }
 
@@ -246,12 +241,12 @@ mod tests {
                                              "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
         let deleting = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
         for (metadata, status, result) in [
-            (&json!({}), &stopped, false),
-            (&deleting, &stopped, true),
-            (&deleting, &json!({}), false),
-            (&deleting, &Value::Null, false),
+            (&json!({}), &stopped, Deletion::None),
+            (&deleting, &stopped, Deletion::Stopped),
+            (&deleting, &json!({}), Deletion::Started),
+            (&deleting, &Value::Null, Deletion::Started),
         ] {
-            assert_eq!(slice_state(&slice(metadata, status)).stopped, result, "{metadata} {status}");
+            assert_eq!(slice_state(&slice(metadata, status)).deletion, result, "{metadata} {status}");
         }
     }
 

@@ -3,15 +3,6 @@
 use atoll_core::cluster::Kind;
 use atoll_core::words as core;
 
-/// Who makes a GPU.
-#[must_use]
-pub const fn vendor(vendor: atoll_api::Vendor) -> core::Vendor {
-    match vendor {
-        atoll_api::Vendor::Nvidia => core::Vendor::Nvidia,
-        atoll_api::Vendor::Apple => core::Vendor::Apple,
-    }
-}
-
 /// What the members do.
 #[must_use]
 pub const fn workload(workload: atoll_api::Workload) -> core::Workload {

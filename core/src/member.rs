@@ -13,7 +13,8 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use report::{MemberPhase, MemberReport, Reason, Report, Reservation, report};
+pub use crate::words::Reservation;
+pub use report::{MemberPhase, MemberReport, Reason, Report, report};
 
 /// One life of one rank. Ordered by rank, then incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,14 +1,5 @@
 //! Words that several decisions share; each means what it means in a manifest.
 
-/// Who makes a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Vendor {
-    /// NVIDIA.
-    Nvidia,
-    /// Apple.
-    Apple,
-}
-
 /// What the members of a Cluster do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Workload {
@@ -46,6 +37,18 @@ pub enum Trust {
     Contracted,
     /// Hardware that attests what it runs.
     Attested,
+}
+
+/// What a Site says about the capacity of a slice's new members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reservation {
+    /// Not decided yet.
+    #[default]
+    Pending,
+    /// Held, or bound already.
+    Reserved,
+    /// Not to be had.
+    Refused,
 }
 
 /// Names to choose from and names to leave out.

@@ -19,7 +19,7 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// The term of this process's leadership; 0: none.
     pub term: IntGauge,
-    /// Failed writes by `kind` of object and `error`: conflict, gone, refused, unreachable.
+    /// Failed writes by `kind` of object and `error`: conflict, gone, refused, unreachable, `not_leading`.
     pub write_errors: IntCounterVec,
 }
 

@@ -6,19 +6,23 @@
 //! term that each commit carries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::boot_time;
-use crate::lease_record::{Seen, Verdict, verdict};
+use crate::lease_record::{Seen, Verdict};
+use crate::renewal::{Deadline, Renewal};
+
+/// The longest that the answer to one request about the Lease is waited for. A longer silence mostly means that the
+/// connection is dead, and the next request opens another.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Flags of leader election.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,21 +63,8 @@ pub struct Leadership {
     term: i64,
     deadline: Arc<Deadline>,
     lost: CancellationToken,
-    release: CancellationToken,
+    release: DropGuard,
     renewal: JoinHandle<()>,
-}
-
-/// Milliseconds of boot time until which writes are allowed.
-#[derive(Debug, Default)]
-struct Deadline(AtomicU64);
-
-impl Deadline {
-    fn set(&self, at: Duration) {
-        self.0.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
-    }
-    fn passed(&self, now: Duration) -> bool {
-        now.as_millis() >= u128::from(self.0.load(Ordering::SeqCst))
-    }
 }
 
 struct Elector {
@@ -84,8 +75,9 @@ struct Elector {
 }
 
 impl Leadership {
-    /// Waits until this process leads. `identity` must be unique to the process, not to the machine: a restarted
-    /// process is a new candidate, so that terms always grow.
+    /// Waits until this process leads. `identity` must be unique to the process, not to the machine
+    /// ([`process_identity`](crate::process::process_identity)): a restarted process is a new candidate, so that terms
+    /// always grow.
     pub async fn acquire(
         client: kube::Client,
         name: LeaseName,
@@ -99,35 +91,39 @@ impl Leadership {
             name,
             identity,
         };
+        // Between attempts: somebody else was faster, or the API server is in trouble and must not be asked in a tight
+        // loop.
+        let pause = elector.duration / 5;
         let mut changes = Box::pin(elector.watch());
         let mut seen: Option<Seen> = None;
+        let mut failed = false;
         loop {
             let wait = match &seen {
                 None => None,
-                Some(known) => match verdict(known, elector.duration, boot_time()) {
+                Some(_) if failed => Some(pause),
+                Some(known) => match known.verdict(boot_time()) {
                     Verdict::Wait(wait) => Some(wait),
                     chance => {
                         if let Some(leadership) = elector.try_take(known, chance).await {
                             return Ok(leadership);
                         }
-                        // Somebody else was faster, or the API server did not answer: the watch tells, and a pause
-                        // keeps a failing server from being asked in a tight loop.
-                        seen = None;
-                        Some(elector.duration / 5)
+                        failed = true;
+                        Some(pause)
                     }
                 },
             };
-            tokio::select! {
+            let found = tokio::select! {
                 () = shutdown.cancelled() => return Err(LeaderError::Shutdown),
                 change = changes.next() => match change {
-                    Some(lease) => seen = Some(Seen { lease, at: boot_time() }),
+                    Some(lease) => Some(lease),
                     None => return Err(elector.watch_ended()),
                 },
-                () = sleep_or_forever(wait) => {
-                    if seen.is_none() {
-                        seen = elector.read().await;
-                    }
-                }
+                // The watch tells what has changed, but not that nothing has although a write failed.
+                () = sleep_or_forever(wait) => if failed { elector.read().await } else { None },
+            };
+            if let Some(lease) = found {
+                seen = Some(Seen::new(seen.as_ref(), lease, &elector.identity, elector.duration, boot_time()));
+                failed = false;
             }
         }
     }
@@ -144,6 +140,17 @@ impl Leadership {
         !self.lost.is_cancelled() && !self.deadline.passed(boot_time())
     }
 
+    /// Waits until [`Leadership::may_write`] is false. A request that is still on its way then is better dropped: it
+    /// may reach the API server when another process leads.
+    pub async fn lapsed(&self) {
+        while self.may_write() {
+            tokio::select! {
+                () = self.lost.cancelled() => return,
+                () = tokio::time::sleep(self.deadline.left(boot_time())) => {}
+            }
+        }
+    }
+
     /// Cancelled when leadership is lost.
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
@@ -152,7 +159,7 @@ impl Leadership {
 
     /// Gives the Lease back, so that others need not wait for its end. Call it after the last write.
     pub async fn release(self) {
-        self.release.cancel();
+        drop(self.release);
         if let Err(error) = self.renewal.await {
             tracing::error!(%error, "the renewal of leadership could not be joined");
         }
@@ -171,7 +178,7 @@ impl Elector {
     fn watch(&self) -> impl Stream<Item = Option<Lease>> + Send + use<> {
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name.name));
         let mut during_list = None;
-        watcher(self.api.clone(), config).default_backoff().into_stream().filter_map(move |event| {
+        watcher(self.api.clone(), config).default_backoff().filter_map(move |event| {
             let out = match event {
                 Ok(watcher::Event::Apply(lease)) => Some(Some(lease)),
                 Ok(watcher::Event::Delete(_)) => Some(None),
@@ -193,37 +200,39 @@ impl Elector {
         })
     }
 
-    async fn read(&self) -> Option<Seen> {
-        match self.api.get_opt(&self.name.name).await {
-            Ok(lease) => Some(Seen { lease, at: boot_time() }),
-            Err(error) => {
-                tracing::warn!(%error, lease = self.name.name, "reading the leader's Lease");
-                None
-            }
+    /// The Lease as it is now (None: there is none), unless the API server does not say.
+    async fn read(&self) -> Option<Option<Lease>> {
+        match tokio::time::timeout(self.patience(), self.api.get_opt(&self.name.name)).await {
+            Ok(Ok(lease)) => return Some(lease),
+            Ok(Err(error)) => tracing::warn!(%error, lease = self.name.name, "reading the leader's Lease"),
+            Err(_) => tracing::warn!(lease = self.name.name, "reading the leader's Lease: no answer in time"),
         }
+        None
     }
 
+    /// One attempt. Whether it succeeded although its answer was lost, the next look at the Lease shows.
     async fn try_take(&self, seen: &Seen, chance: Verdict) -> Option<Leadership> {
         let sent = boot_time();
+        let params = PostParams::default();
+        let limit = self.patience();
         let (term, written) = match chance {
-            Verdict::Create => {
-                let lease = self.record(ObjectMeta { name: Some(self.name.name.clone()), ..ObjectMeta::default() }, 1);
-                (1, self.api.create(&PostParams::default(), &lease).await)
+            Verdict::Create { term } => {
+                let metadata = ObjectMeta { name: Some(self.name.name.clone()), ..ObjectMeta::default() };
+                let lease = self.record(metadata, term);
+                (term, tokio::time::timeout(limit, self.api.create(&params, &lease)).await)
             }
             Verdict::TakeOver { term } => {
-                let metadata = seen.lease.as_ref().map(|lease| lease.metadata.clone()).unwrap_or_default();
-                let lease = self.record(metadata, term);
-                (term, self.api.replace(&self.name.name, &PostParams::default(), &lease).await)
+                let lease = self.record(seen.metadata(), term);
+                (term, tokio::time::timeout(limit, self.api.replace(&self.name.name, &params, &lease)).await)
             }
             Verdict::Wait(_) => return None,
         };
         match written {
-            Ok(lease) => Some(self.lead(lease, term, sent)),
-            Err(error) => {
-                tracing::info!(%error, lease = self.name.name, "did not become leader");
-                None
-            }
+            Ok(Ok(lease)) => return Some(self.lead(lease, term, sent)),
+            Ok(Err(error)) => tracing::info!(%error, lease = self.name.name, "did not become leader"),
+            Err(_) => tracing::warn!(lease = self.name.name, "becoming leader: no answer in time"),
         }
+        None
     }
 
     /// The Lease as held by this process. The metadata's resourceVersion makes the write conditional.
@@ -245,18 +254,19 @@ impl Elector {
 
     /// Starts the renewal of a Lease that was just won by a request sent at `sent`.
     fn lead(&self, lease: Lease, term: i64, sent: Duration) -> Leadership {
-        let deadline = Arc::new(Deadline::default());
-        deadline.set(sent + self.write_window());
+        let deadline = Arc::new(Deadline::at(sent + self.write_window()));
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
         tracing::info!(term, lease = self.name.name, identity = self.identity, "leading");
-        let renewal = tokio::spawn(renew(
-            Renewal { api: self.api.clone(), name: self.name.name.clone(), window: self.write_window() },
-            lease,
-            deadline.clone(),
-            lost.clone(),
-            release.clone(),
-        ));
-        Leadership { term, deadline, lost, release, renewal }
+        let renewal = Renewal {
+            api: self.api.clone(),
+            name: self.name.name.clone(),
+            identity: self.identity.clone(),
+            window: self.write_window(),
+            patience: self.patience(),
+            deadline: Arc::clone(&deadline),
+        };
+        let renewal = tokio::spawn(renewal.run(lease, lost.clone().drop_guard(), release.clone()));
+        Leadership { term, deadline, lost, release: release.drop_guard(), renewal }
     }
 
     /// How long after sending a renewal writes are allowed.
@@ -264,74 +274,12 @@ impl Elector {
         self.duration * 2 / 3
     }
 
+    /// How long the answer to one request about the Lease is waited for.
+    fn patience(&self) -> Duration {
+        self.write_window().min(LONGEST_PATIENCE)
+    }
+
     fn watch_ended(&self) -> LeaderError {
         LeaderError::WatchEnded { namespace: self.name.namespace.clone(), name: self.name.name.clone() }
-    }
-}
-
-struct Renewal {
-    api: Api<Lease>,
-    name: String,
-    window: Duration,
-}
-
-async fn renew(
-    renewal: Renewal,
-    mut lease: Lease,
-    deadline: Arc<Deadline>,
-    lost: CancellationToken,
-    release: CancellationToken,
-) {
-    // Three chances within the window.
-    let period = renewal.window * 3 / 10;
-    loop {
-        tokio::select! {
-            () = release.cancelled() => {
-                lost.cancel();
-                give_back(&renewal, lease).await;
-                return;
-            }
-            () = tokio::time::sleep(period) => {}
-        }
-        let sent = boot_time();
-        if deadline.passed(sent) {
-            tracing::error!(lease = renewal.name, "leadership lost: the Lease could not be renewed in time");
-            lost.cancel();
-            return;
-        }
-        if let Some(spec) = &mut lease.spec {
-            spec.renew_time = Some(MicroTime(jiff::Timestamp::now()));
-        }
-        lease.metadata.managed_fields = None;
-        let params = PostParams::default();
-        let write = renewal.api.replace(&renewal.name, &params, &lease);
-        match tokio::time::timeout(renewal.window, write).await {
-            Ok(Ok(renewed)) => {
-                deadline.set(sent + renewal.window);
-                lease = renewed;
-            }
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {
-                tracing::error!(lease = renewal.name, "leadership lost: somebody else wrote the Lease");
-                lost.cancel();
-                return;
-            }
-            Ok(Err(error)) => tracing::warn!(%error, lease = renewal.name, "renewing leadership"),
-            Err(_) => tracing::warn!(lease = renewal.name, "renewing leadership: no answer in time"),
-        }
-    }
-}
-
-async fn give_back(renewal: &Renewal, mut lease: Lease) {
-    if let Some(spec) = &mut lease.spec {
-        spec.holder_identity = Some(String::new());
-        spec.lease_duration_seconds = Some(1);
-    }
-    lease.metadata.managed_fields = None;
-    let params = PostParams::default();
-    let write = renewal.api.replace(&renewal.name, &params, &lease);
-    match tokio::time::timeout(Duration::from_secs(2), write).await {
-        Ok(Ok(_)) => tracing::info!(lease = renewal.name, "leadership released"),
-        Ok(Err(error)) => tracing::warn!(%error, "leadership could not be released; others wait for its end"),
-        Err(_) => tracing::warn!("leadership could not be released in time; others wait for its end"),
     }
 }

@@ -9,3 +9,4 @@ mod lease_record;
 pub mod logs;
 pub mod process;
 pub mod readiness;
+mod renewal;

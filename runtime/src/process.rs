@@ -76,6 +76,22 @@ impl Process {
     }
 }
 
+/// A name that no other process has, wherever it runs, and that this one has not again after a restart: the machine's
+/// name and a random part, at most 60 characters that are allowed in names of Kubernetes objects. Without a machine's name
+/// that can be read it starts with `otherwise`.
+#[must_use]
+pub fn process_identity(otherwise: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    identity(&host, otherwise, rand::random())
+}
+
+fn identity(host: &str, otherwise: &str, random: u64) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let host: String = host.trim().chars().map(allowed).take(40).collect();
+    let host = host.trim_matches('-');
+    format!("{}-{random:016x}", if host.is_empty() { otherwise } else { host })
+}
+
 /// A client that names the process in its user agent, so that audit logs tell who wrote.
 async fn client(name: &'static str, args: &CommonArgs) -> anyhow::Result<kube::Client> {
     let mut config = match &args.kubeconfig {
@@ -103,4 +119,22 @@ fn cancel_on_signals(shutdown: &CancellationToken) -> std::io::Result<()> {
         shutdown.cancel();
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identity;
+
+    #[test]
+    fn identities_are_names_of_objects() {
+        for (host, expected) in [
+            ("node-1\n", "node-1-000000000000000a"),
+            ("Rack_7.example.org\n", "rack-7-example-org-000000000000000a"),
+            ("--\n", "atoll-000000000000000a"),
+            ("", "atoll-000000000000000a"),
+        ] {
+            assert_eq!(identity(host, "atoll", 10), expected);
+        }
+        assert!(identity(&"h".repeat(300), "atoll", u64::MAX).len() <= 60);
+    }
 }

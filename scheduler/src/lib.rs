@@ -12,6 +12,7 @@ pub mod cycle;
 mod gang;
 pub mod metrics;
 pub mod objects;
+pub mod permit;
 pub mod queue;
 pub mod run;
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use atoll_api::names::{SCHEDULER_NAME, SYSTEM_NAMESPACE};
 use atoll_runtime::leader::{LeaderArgs, LeaderError, Leadership, LeaseName};
-use atoll_runtime::process::{CommonArgs, Process};
+use atoll_runtime::process::{CommonArgs, Process, process_identity};
 use atoll_scheduler::cycle::Settings;
 use atoll_scheduler::metrics::Metrics;
-use atoll_scheduler::run::{Options, Permit, schedule};
+use atoll_scheduler::permit::Permit;
+use atoll_scheduler::run::{Options, schedule};
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
@@ -53,14 +54,14 @@ async fn main() -> anyhow::Result<()> {
     };
     let readiness = process.readiness.clone();
     schedule(process.client.clone(), options, permit.clone(), metrics, readiness, stop.clone()).await;
-    let lost = !process.shutdown.is_cancelled();
+    let told = process.shutdown.is_cancelled();
     if let Permit::Leader(leadership) = permit
         && let Some(leadership) = Arc::into_inner(leadership)
     {
         leadership.release().await;
     }
     process.finish().await;
-    anyhow::ensure!(!lost, "leadership lost");
+    anyhow::ensure!(told, "leadership is lost, or a part of the scheduler failed");
     Ok(())
 }
 
@@ -70,8 +71,7 @@ async fn permit(args: &Args, process: &Process) -> anyhow::Result<Option<(Permit
         return Ok(Some((Permit::Alone, process.shutdown.clone())));
     }
     let lease = LeaseName { namespace: args.namespace.clone(), name: SCHEDULER_NAME.to_owned() };
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| SCHEDULER_NAME.to_owned());
-    let identity = format!("{host}_{}_{:x}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
+    let identity = process_identity(SCHEDULER_NAME);
     let acquired = Leadership::acquire(process.client.clone(), lease, identity, &args.leader, &process.shutdown).await;
     let leadership = match acquired {
         Ok(leadership) => leadership,

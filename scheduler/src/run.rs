@@ -1,11 +1,8 @@
 //! Wires the watches, the cycle, the binder and the writer together.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_runtime::leader::Leadership;
 use atoll_runtime::readiness::Readiness;
-use futures::Stream;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +11,7 @@ use crate::binder::Binder;
 use crate::cycle::{Action, Binding, Event, Scheduler, Settings};
 use crate::metrics::Metrics;
 use crate::objects::since_epoch;
+use crate::permit::Permit;
 use crate::watch::{self, Kind, Notice};
 use crate::writer::Writer;
 
@@ -26,24 +24,6 @@ const TURNS: usize = 64;
 /// How many events are taken in before the cycle has a turn again.
 const EVENTS: usize = 4096;
 
-/// Whether this process may write now.
-#[derive(Clone, Debug)]
-pub enum Permit {
-    /// It is the only one, says who started it.
-    Alone,
-    /// As long as it leads.
-    Leader(Arc<Leadership>),
-}
-
-impl Permit {
-    pub(crate) fn may_write(&self) -> bool {
-        match self {
-            Self::Alone => true,
-            Self::Leader(leadership) => leadership.may_write(),
-        }
-    }
-}
-
 /// How this scheduler works.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -55,7 +35,8 @@ pub struct Options {
     pub bindings_in_flight: usize,
 }
 
-/// Schedules until `stop` is cancelled; then what was decided is written, as far as that is allowed and fast.
+/// Schedules until `stop` is cancelled, or something that must not end has; then what was decided is written, as far
+/// as that is allowed and fast.
 ///
 /// The caches are filled from fresh lists, so a new leader starts from everything that the one before wrote.
 pub async fn schedule(
@@ -83,7 +64,12 @@ pub async fn schedule(
     work.spawn(Writer::new(client, permit).run(to_write));
     let scheduler = Scheduler::new(options.settings);
     let wires = Wires { heard, answered, bindings, writes, listed: Vec::new(), metrics, readiness };
-    wires.turn(scheduler, &stop).await;
+    // None of the tasks ends before the turns do; without one of them this process would be blind or mute.
+    tokio::select! {
+        () = wires.turn(scheduler, &stop) => {}
+        Some(ended) = tasks.join_next() => tracing::error!(?ended, "a watch ended"),
+        Some(ended) = work.join_next() => tracing::error!(?ended, "the binder or the writer ended"),
+    }
     tasks.abort_all();
     // The senders are gone by now: both end when what is in flight is done.
     let finished = async { while work.join_next().await.is_some() {} };
@@ -174,11 +160,6 @@ impl Wires {
             action => self.writes.send(action).is_ok(),
         };
     }
-}
-
-/// A channel as a stream.
-pub(crate) fn requests<T: Send + 'static>(receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> {
-    futures::stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|item| (item, receiver)))
 }
 
 async fn sleep_or_forever(wait: Option<Duration>) {

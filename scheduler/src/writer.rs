@@ -14,10 +14,9 @@ use serde_json::json;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 
-use crate::binder::is_certain;
 use crate::cycle::Action;
 use crate::objects::{ObjectKey, api_time, since_epoch};
-use crate::run::Permit;
+use crate::permit::Permit;
 
 const RETRY_BASE: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(5);
@@ -100,8 +99,7 @@ impl Writer {
             }
             let again = match write(&client, &recorder, &action).await {
                 Ok(()) => None,
-                // Gone, or replaced by another of its name.
-                Err(error) if is_certain(&error) => {
+                Err(error) if is_final(&error) => {
                     tracing::info!(object = %target.1, %error, "status not written");
                     None
                 }
@@ -130,6 +128,13 @@ impl Writer {
             None
         });
     }
+}
+
+/// Whether the same write can never be taken: its object is gone, or another one of its name, or it makes no sense. An
+/// API server that starts denies for a moment (401, 403) what it allows afterwards.
+fn is_final(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status)
+        if (400..500).contains(&status.code) && !matches!(status.code, 401 | 403 | 408 | 429))
 }
 
 fn target(action: &Action) -> Option<Target> {
@@ -198,5 +203,31 @@ async fn publish(recorder: &Recorder, reference: &ObjectReference, reason: &str,
     };
     if let Err(error) = recorder.publish(&event, reference).await {
         tracing::info!(object = reference.name, %error, "event not written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_may_be_taken_later_is_tried_again() {
+        for (code, last) in [
+            (400, true),
+            (401, false),
+            (403, false),
+            (404, true),
+            (408, false),
+            (409, true),
+            (422, true),
+            (429, false),
+            (500, false),
+            (503, false),
+        ] {
+            let status = Status { code, ..Status::default() };
+            assert_eq!(is_final(&kube::Error::Api(status.boxed())), last, "{code}");
+        }
     }
 }

@@ -105,6 +105,7 @@ impl Steps<'_> {
 
     async fn step(&self, action: Action) -> Result<Done, Failure> {
         let name = format!("{action:?}");
+        let stops = matches!(action, Action::MarkStopped(_) | Action::DeletePod { .. } | Action::DeleteGang);
         let result = match action {
             Action::Furnish => self.furnish().await,
             Action::ApplyGang => self.apply_gang().await,
@@ -112,6 +113,11 @@ impl Steps<'_> {
             Action::CreatePod(member) => self.create_pod(member).await,
             Action::DeletePod { member, kill } => self.delete_pod(member, kill).await,
             Action::DeleteGang => self.delete_gang().await,
+        };
+        let result = match result {
+            // An answer to what is to be made. What is to stop is tried until it has.
+            Err(Failure::Refused(error)) if stops => Err(Failure::Passing(error)),
+            result => result,
         };
         match &result {
             Ok(_) => tracing::debug!(slice = %self.id.name, action = name, "done"),
@@ -189,7 +195,10 @@ impl Steps<'_> {
 
     async fn delete_pod(&self, member: Member, kill: bool) -> Result<Done, Failure> {
         let Some(name) = self.pod_name(member).await? else { return Err(Failure::Moot) };
-        let params = if kill { DeleteParams::default().grace_period(0) } else { DeleteParams::default() };
+        let params = DeleteParams {
+            grace_period_seconds: kill.then_some(pod::SHORTEST_GRACE_SECONDS),
+            ..DeleteParams::default()
+        };
         let _permit = self.site.requests.acquire().await;
         self.pods().delete(&name, &params).await.map_err(Failure::from)?;
         self.site.metrics.pods_deleted.inc();

@@ -1,41 +1,32 @@
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use atoll_api::conditions::member_reason;
 use atoll_api::gang::{GangNode, GangPhase, GangStatus};
 use atoll_core::lease::Times;
-use atoll_core::member::{Member, Mode, Phase, Verdict, Wanted};
+use atoll_core::member::{Action, Member, Mode, Phase, Verdict, Wanted};
 use k8s_openapi::api::core::v1 as core;
 use serde_json::json;
 
-use super::{objects, views};
-use crate::naming::SliceId;
-use crate::runtime::SliceSpec;
-
-fn id() -> SliceId {
-    SliceId { cluster_uid: "uid".into(), namespace: "team".into(), name: "train-0011-0".into() }
-}
+use super::{KubernetesRuntime, objects, views};
+use crate::fixtures::{slice_id, slice_spec};
+use crate::metrics::Metrics;
+use crate::runtime::{MemberRuntime as _, SliceSpec};
 
 fn slice() -> (Wanted, SliceSpec) {
-    let spec = json!({
-        "site": "site-a", "cluster": "train", "clusterUid": "uid", "epoch": 4, "term": 1, "phase": "Reserve",
-        "type": "Pods", "gpus": 2,
-        "members": [{"rank": 0, "node": "a", "incarnation": 3}, {"rank": 1, "node": "b", "incarnation": 4}],
-        "rendezvous": {"worldSize": 2, "leaderIncarnation": 3},
-        "fence": {"stopSeconds": 5, "killSeconds": 10, "fenceSeconds": 15},
-        "template": {"spec": {"containers": [{"name": "main", "image": "x"}]}},
-    });
-    crate::convert::slice(&id(), 1, spec.to_string().as_bytes()).unwrap()
+    let spec = slice_spec(|spec| spec["phase"] = "Reserve".into());
+    crate::convert::slice(&slice_id(), 1, spec.to_string().as_bytes()).unwrap()
 }
 
 #[test]
 fn a_gang_tells_all_that_a_new_agent_must_know() {
     let (wanted, slice) = slice();
-    let mut object = objects::gang(&id(), &slice, 2).unwrap();
+    let mut object = objects::gang(&slice_id(), &slice, 2).unwrap();
     object.metadata.resource_version = Some("77".into());
     object.metadata.generation = Some(3);
     let (found, version, gang) = views::gang(&object).unwrap();
-    assert_eq!((found, version), (id(), 77));
-    assert_eq!((gang.epoch, gang.mode, gang.times), (4, Mode::Hold, Times::from_seconds(5, 10)));
+    assert_eq!((found, version), (slice_id(), 77));
+    assert_eq!((gang.epoch, gang.mode, gang.times), (4, Mode::Hold, Times::from_seconds(60, 90)));
     assert_eq!((gang.members, gang.stopped_incarnation), (wanted.members, 2));
     assert_eq!((gang.verdict, gang.stopping), (Verdict::Pending, false));
     assert_eq!(object.spec.shapes.len(), 1);
@@ -43,7 +34,7 @@ fn a_gang_tells_all_that_a_new_agent_must_know() {
 
 #[test]
 fn a_verdict_counts_for_its_own_generation_and_binding_for_ever() {
-    let mut object = objects::gang(&id(), &slice().1, 0).unwrap();
+    let mut object = objects::gang(&slice_id(), &slice().1, 0).unwrap();
     object.metadata.generation = Some(2);
     let mut status = GangStatus {
         observed_generation: Some(1),
@@ -69,13 +60,13 @@ fn a_verdict_counts_for_its_own_generation_and_binding_for_ever() {
 
 #[test]
 fn objects_of_others_are_not_ours() {
-    let mut object = objects::gang(&id(), &slice().1, 0).unwrap();
+    let mut object = objects::gang(&slice_id(), &slice().1, 0).unwrap();
     object.metadata.namespace = Some("elsewhere".into());
     assert!(views::gang(&object).is_none());
-    object.metadata.namespace = Some(id().site_namespace());
+    object.metadata.namespace = Some(slice_id().site_namespace());
     object.metadata.annotations = None;
     assert!(views::gang(&object).is_none());
-    let mut namespace = objects::namespace(&id());
+    let mut namespace = objects::namespace(&slice_id());
     assert_eq!(views::namespace(&namespace), Some(("uid".into(), false)));
     namespace.metadata.name = Some("kube-system".into());
     assert_eq!(views::namespace(&namespace), None);
@@ -83,11 +74,11 @@ fn objects_of_others_are_not_ours() {
 
 #[test]
 fn a_namespace_enforces_restricted_pods_and_the_service_is_headless() {
-    let namespace = objects::namespace(&id());
+    let namespace = objects::namespace(&slice_id());
     let labels: BTreeMap<String, String> = namespace.metadata.labels.unwrap();
     assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
-    assert_eq!(objects::service_account(&id()).automount_service_account_token, Some(false));
-    let service = objects::service(&id(), "train").spec.unwrap();
+    assert_eq!(objects::service_account(&slice_id()).automount_service_account_token, Some(false));
+    let service = objects::service(&slice_id(), "train").spec.unwrap();
     assert_eq!((service.cluster_ip.as_deref(), service.publish_not_ready_addresses), (Some("None"), Some(true)));
 }
 
@@ -118,6 +109,8 @@ fn pods_are_as_far_as_their_status_says() {
     }
     let killed = view(json!({"metadata": deleted, "spec": on, "status": {"phase": "Running", "conditions": ready}}));
     assert!(killed.stopping && killed.killed && killed.phase == Phase::Ready);
+    let told = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 29});
+    assert!(!view(json!({"metadata": told, "spec": on, "status": {"phase": "Running"}})).killed);
 }
 
 #[test]
@@ -143,4 +136,54 @@ fn an_image_that_cannot_be_pulled_is_told_once() {
     assert_eq!(told("ErrImagePull"), told("ImagePullBackOff"));
     assert_eq!(told("ImagePullBackOff").reason.as_deref(), Some("ImagePullBackOff"));
     assert_eq!(told("ContainerCreating").reason, None);
+}
+
+/// A Site whose API server answers everything with this code, and what it was asked.
+fn site(code: u16) -> (KubernetesRuntime, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let requests = asked.clone();
+    let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let requests = requests.clone();
+        async move {
+            let asked = format!("{} {}", request.method(), request.uri().path());
+            let body = request.into_body().collect_bytes().await.expect("a body");
+            requests.lock().unwrap().push(format!("{asked} {}", String::from_utf8_lossy(&body)));
+            let status = if code < 300 { "Success" } else { "Failure" };
+            let answer =
+                json!({"kind": "Status", "apiVersion": "v1", "status": status, "code": code, "message": "policy"});
+            let body = kube::client::Body::from(answer.to_string().into_bytes());
+            http::Response::builder().status(code).body(body)
+        }
+    });
+    let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+    (KubernetesRuntime::new(kube::Client::new(server, "default"), "cluster.local".into(), metrics), asked)
+}
+
+#[tokio::test]
+async fn what_is_to_be_made_can_be_refused_and_what_is_to_stop_cannot() {
+    let spec = Arc::new(slice().1);
+    let member = Member { rank: 0, incarnation: 3 };
+    for (action, refused) in [
+        (Action::Furnish, true),
+        (Action::ApplyGang, true),
+        (Action::CreatePod(member), true),
+        (Action::MarkStopped(3), false),
+        (Action::DeletePod { member, kill: false }, false),
+        (Action::DeleteGang, false),
+    ] {
+        let outcome = site(403).0.apply(slice_id(), Some(spec.clone()), 0, vec![action.clone()]).await;
+        assert_eq!((outcome.refused.is_some(), outcome.failed.is_some()), (refused, !refused), "{action:?}");
+        assert!(!outcome.progressed());
+    }
+}
+
+#[tokio::test]
+async fn a_killed_pod_stays_until_it_has_stopped() {
+    let (runtime, asked) = site(200);
+    let member = Member { rank: 0, incarnation: 3 };
+    let kill = Action::DeletePod { member, kill: true };
+    let outcome = runtime.apply(slice_id(), Some(Arc::new(slice().1)), 0, vec![kill]).await;
+    assert_eq!(outcome.deleted, [(member, true)], "{outcome:?}");
+    let asked = asked.lock().unwrap();
+    assert!(asked[0].starts_with("DELETE ") && asked[0].contains(r#""gracePeriodSeconds":1"#), "{asked:?}");
 }

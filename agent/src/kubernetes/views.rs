@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt as _;
 
 use crate::naming::{SliceId, member_of_pod_name};
+use crate::pod::SHORTEST_GRACE_SECONDS;
 
 /// The UID of the Cluster whose namespace this is, and whether it is being deleted; `None`: not one of the agent's.
 pub(super) fn namespace(namespace: &core::Namespace) -> Option<(String, bool)> {
@@ -107,7 +108,8 @@ pub(super) fn pod(pod: &core::Pod) -> Pod {
     Pod {
         phase,
         stopping,
-        killed: stopping && pod.metadata.deletion_grace_period_seconds == Some(0),
+        killed: stopping
+            && pod.metadata.deletion_grace_period_seconds.is_some_and(|grace| grace <= SHORTEST_GRACE_SECONDS.into()),
         node,
         address: status.pod_ip,
         reason,

@@ -85,6 +85,11 @@ impl State {
         self.listed.namespaces && self.listed.gangs && self.listed.pods
     }
 
+    /// Whether any member holds GPUs here.
+    pub(super) fn is_holding(&self) -> bool {
+        self.slices.values().any(|entry| entry.slice.is_live())
+    }
+
     pub(super) fn is_synced(&self) -> bool {
         self.synced
     }

@@ -6,26 +6,20 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::fixtures::{slice_id, slice_spec};
 
 fn spec(edit: impl FnOnce(&mut serde_json::Value)) -> ClusterSliceSpec {
-    let mut spec = json!({
-        "site": "site-a", "cluster": "train", "clusterUid": "uid", "epoch": 4, "term": 1, "phase": "Run",
-        "type": "Torch", "gpus": 8,
-        "members": [{"rank": 0, "node": "a", "incarnation": 3}, {"rank": 1, "node": "b", "incarnation": 4}],
-        "rendezvous": {"worldSize": 2, "leaderIncarnation": 3},
-        "fence": {"stopSeconds": 60, "killSeconds": 90, "fenceSeconds": 120},
-        "template": {"spec": {"containers": [{"name": "main", "image": "x"}, {"name": "side", "image": "y"}]}},
+    let spec = slice_spec(|spec| {
+        spec["template"]["spec"]["containers"] =
+            json!([{"name": "main", "image": "x"}, {"name": "side", "image": "y"}]);
+        edit(spec);
     });
-    edit(&mut spec);
     serde_json::from_value(spec).expect("a slice")
 }
 
-fn id() -> SliceId {
-    SliceId { cluster_uid: "uid".into(), namespace: "team".into(), name: "train-0".into() }
-}
-
 fn pod_of(spec: &ClusterSliceSpec, rank: u32, incarnation: u64) -> core::Pod {
-    let context = PodContext { id: &id(), spec, times: Times::from_seconds(60, 90), cluster_domain: "cluster.local" };
+    let context =
+        PodContext { id: &slice_id(), spec, times: Times::from_seconds(60, 90), cluster_domain: "cluster.local" };
     build(&context, Member { rank, incarnation })
 }
 
@@ -44,7 +38,7 @@ fn is_restricted(pod: &core::Pod) -> Result<(), String> {
     ensure(spec.service_account_name.as_deref() == Some(naming::SERVICE_ACCOUNT), "account")?;
     ensure(spec.priority_class_name.is_none() && spec.runtime_class_name.is_none(), "classes")?;
     ensure(spec.scheduler_name.as_deref() == Some(names::SCHEDULER_NAME), "scheduler")?;
-    ensure(spec.termination_grace_period_seconds.is_some_and(|grace| (0..30).contains(&grace)), "grace")?;
+    ensure(spec.termination_grace_period_seconds.is_some_and(|grace| (1..30).contains(&grace)), "grace")?;
     let context = spec.security_context.as_ref().ok_or("no context")?;
     ensure(context.run_as_non_root == Some(true) && context.run_as_user != Some(0), "root")?;
     ensure(context.seccomp_profile.as_ref().is_some_and(|profile| profile.type_ == "RuntimeDefault"), "seccomp")?;
@@ -88,10 +82,10 @@ fn is_restricted(pod: &core::Pod) -> Result<(), String> {
 fn a_pod_is_named_labelled_and_reachable_by_its_name() {
     let pod = pod_of(&spec(|_| {}), 1, 4);
     assert_eq!(pod.metadata.name.as_deref(), Some("train-1-4"));
-    assert_eq!(pod.metadata.namespace, Some(id().site_namespace()));
+    assert_eq!(pod.metadata.namespace, Some(slice_id().site_namespace()));
     let labels = pod.metadata.labels.clone().unwrap();
     for (label, value) in [
-        (names::LABEL_GANG, "train-0"),
+        (names::LABEL_GANG, "train-0011-0"),
         (names::LABEL_RANK, "1"),
         (names::LABEL_INCARNATION, "4"),
         (names::LABEL_CLUSTER_UID, "uid"),
@@ -130,7 +124,7 @@ fn the_first_container_alone_gets_the_gpus() {
 fn torch_members_find_rank_0_by_its_pod() {
     let spec = spec(|_| {});
     let environment = environment_of(&pod_of(&spec, 1, 4), 1);
-    let leader = format!("train-0-3.train.{}.svc.cluster.local", id().site_namespace());
+    let leader = format!("train-0-3.train.{}.svc.cluster.local", slice_id().site_namespace());
     for (name, value) in [
         ("MASTER_ADDR", leader.as_str()),
         ("MASTER_PORT", "29500"),
@@ -174,7 +168,8 @@ fn grace_ends_before_the_kill() {
         let spec = spec(|spec| spec["template"]["spec"]["terminationGracePeriodSeconds"] = asked.into());
         pod_of(&spec, 0, 3).spec.unwrap().termination_grace_period_seconds
     };
-    assert_eq!((grace(10), grace(3600), grace(-1)), (Some(10), Some(29), Some(0)));
+    assert_eq!((grace(10), grace(3600)), (Some(10), Some(29)));
+    assert_eq!((grace(0), grace(-1)), (Some(1), Some(1)), "without any, a pod would be gone before it has stopped");
 }
 
 #[test]

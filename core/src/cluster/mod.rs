@@ -13,6 +13,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 
+pub use crate::words::Reservation;
 pub use next::next;
 
 /// Milliseconds of wall-clock time since the Unix epoch; also spans of it.
@@ -53,7 +54,7 @@ pub struct Terms {
     pub count: u32,
     /// Fewest members that are worth running, 1 to `count`.
     pub min: u32,
-    /// Members that may fail before the Cluster does.
+    /// Failures that the Cluster survives; a gang counts once however many of its members fail together.
     pub backoff_limit: u32,
     /// How long it runs once all members were Ready.
     pub duration: Option<Millis>,
@@ -89,7 +90,7 @@ pub struct Cluster {
     pub epoch: u64,
     /// The commit, in order of rank.
     pub members: Vec<Member>,
-    /// Members that have failed by themselves so far.
+    /// Failures so far, counted as for [`Terms::backoff_limit`].
     pub failures: u32,
     /// When all members were Ready for the first time.
     pub started_at: Option<Millis>,
@@ -104,17 +105,6 @@ pub enum Phase {
     Reserve,
     /// Run them.
     Run,
-}
-
-/// What a Site says about the capacity of a slice's new members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reservation {
-    /// Nothing yet.
-    Pending,
-    /// Held, or bound already.
-    Reserved,
-    /// Not to be had.
-    Refused,
 }
 
 /// Where a member stands, as its Site says.
@@ -157,9 +147,19 @@ pub struct SliceMember {
     pub incarnation: u64,
 }
 
+/// How far the deletion of a slice has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// It stays.
+    None,
+    /// It is being deleted, and something of it may still run.
+    Started,
+    /// It is being deleted and its Site says that nothing is left.
+    Stopped,
+}
+
 /// A slice as the API holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "facts of one object that do not depend on each other")]
 pub struct Slice {
     /// Its name.
     pub name: String,
@@ -173,20 +173,23 @@ pub struct Slice {
     pub phase: Phase,
     /// Its members.
     pub members: Vec<SliceMember>,
-    /// The Site has seen this specification.
-    pub observed: bool,
-    /// This is the first specification that the slice ever had, so nothing older can be left of it.
-    pub first: bool,
+    /// Its Site may still run members of an earlier specification: there was one, and the Site has not reported on this
+    /// one.
+    pub older_may_run: bool,
     /// What the Site says about the capacity, when it has seen this epoch, else Pending.
     pub reservation: Reservation,
     /// What the Site says about members, by (rank, incarnation).
     pub reports: HashMap<(u32, u64), MemberState>,
     /// Milliseconds from the last granted lease until its members count as stopped.
     pub fence: Millis,
-    /// It is being deleted.
-    pub deleting: bool,
-    /// It is being deleted and its Site says that nothing is left.
-    pub stopped: bool,
+    /// How far its deletion has come.
+    pub deletion: Deletion,
+}
+
+impl Slice {
+    fn deleting(&self) -> bool {
+        self.deletion != Deletion::None
+    }
 }
 
 /// What the hub knows of a Site.
@@ -230,7 +233,7 @@ pub enum End {
     Succeeded,
     /// It ran as long as was asked.
     DurationReached,
-    /// Too many members failed.
+    /// More failures than [`Terms::backoff_limit`].
     BackoffLimitExceeded,
     /// A Site was lost and the policy is Fail.
     MembersLost,

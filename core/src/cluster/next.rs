@@ -50,7 +50,7 @@ pub fn next(
 
     let waits = step.cause.is_none() && step.keep.iter().any(|member| view.undecided(member));
     if !cluster.terms.suspend && !waits {
-        step.want = want(cluster, &view, all_slices, &mut step);
+        step.want = want(cluster, &view, &mut step);
     }
     if step.cause.is_none() {
         let full = u32::try_from(step.keep.len()).is_ok_and(|placed| placed == cluster.terms.count);
@@ -81,7 +81,7 @@ fn over(cluster: &Cluster, all_slices: &[Slice], view: &View<'_>, now: Millis, s
 /// The newest member of each rank that slices name.
 fn named_by(all_slices: &[Slice]) -> Vec<Member> {
     let mut ranks: BTreeMap<u32, Member> = BTreeMap::new();
-    for slice in all_slices.iter().filter(|slice| !slice.deleting) {
+    for slice in all_slices.iter().filter(|slice| !slice.deleting()) {
         for member in &slice.members {
             let newer = ranks.get(&member.rank).is_none_or(|known| known.incarnation < member.incarnation);
             if newer {
@@ -210,7 +210,7 @@ fn leaving(
 }
 
 /// Which ranks to place now.
-fn want(cluster: &Cluster, view: &View<'_>, all_slices: &[Slice], step: &mut Step) -> Option<Want> {
+fn want(cluster: &Cluster, view: &View<'_>, step: &mut Step) -> Option<Want> {
     let terms = &cluster.terms;
     let mut missing: BTreeSet<u32> = (0..terms.count).collect();
     for member in &step.keep {
@@ -219,7 +219,7 @@ fn want(cluster: &Cluster, view: &View<'_>, all_slices: &[Slice], step: &mut Ste
     if missing.is_empty() {
         return None;
     }
-    let live = if all_slices.is_empty() { std::collections::HashMap::new() } else { view.live(&step.keep, &missing) };
+    let live = view.live(&step.keep, &missing);
     for at in live.values().flatten() {
         step.wake_at(*at);
     }

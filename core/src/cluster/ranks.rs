@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Cluster, Fence, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, Slice};
+use super::{Cluster, Deletion, Fence, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, Slice};
 
 /// Where a committed member stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,24 @@ impl<'a> View<'a> {
         self.named.contains(&(at, member.rank, member.incarnation)).then_some(at)
     }
 
+    /// Whether a slice names `member`.
+    pub(super) fn delivered(&self, member: &Member) -> bool {
+        self.slice_of(member).is_some()
+    }
+
+    /// Ranks of which a slice tells its Site to run a member that is not in `keep`, whether the Site is there or not.
+    pub(super) fn may_start_again(&self, keep: &[Member]) -> impl Iterator<Item = (u32, &'a str)> {
+        let kept: HashSet<(u32, u64)> = keep.iter().map(|member| (member.rank, member.incarnation)).collect();
+        let named = self.slices.iter().filter(|slice| !slice.deleting());
+        let named = named.flat_map(|slice| slice.members.iter().map(move |member| (slice, member)));
+        let left = named.filter(move |(slice, member)| {
+            let key = (member.rank, member.incarnation);
+            let told = slice.phase == Phase::Run || member.incarnation != slice.epoch;
+            told && !slice.reports.get(&key).is_some_and(|state| state.ended()) && !kept.contains(&key)
+        });
+        left.map(|(slice, member)| (member.rank, slice.site.as_str()))
+    }
+
     /// The slice at a place.
     pub(super) fn at(&self, site: &str, index: u32) -> Option<&'a Slice> {
         self.by_place.get(&(site, index)).map(|at| &self.slices[*at])
@@ -102,7 +120,7 @@ impl<'a> View<'a> {
         if let Some(state) = said.filter(|state| state.ended()) {
             return Standing::Said(state);
         }
-        if slice.deleting {
+        if slice.deleting() {
             return Standing::Withdrawn;
         }
         match self.fences[at] {
@@ -126,7 +144,7 @@ impl<'a> View<'a> {
                 Fence::At(at) => Some(at),
                 Fence::None => None,
             };
-            if slice.deleting && slice.stopped {
+            if slice.deletion == Deletion::Stopped {
                 continue;
             }
             let mut named = BTreeSet::new();
@@ -144,8 +162,7 @@ impl<'a> View<'a> {
                     live.insert(rank, until);
                 }
             }
-            // The Site may still run members of a specification that it was given before and has not reported.
-            if !slice.observed && !slice.first {
+            if slice.older_may_run {
                 let first = slice.index.saturating_mul(SLICE_RANKS);
                 let range = missing.range(first..first.saturating_add(SLICE_RANKS));
                 live.extend(range.filter(|rank| !named.contains(rank)).map(|rank| (*rank, until)));

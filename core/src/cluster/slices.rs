@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ranks::View;
-use super::{Cluster, Fence, Member, Phase, Reservation, SLICE_RANKS, Slice, SliceAction, SliceMember, Step};
+use super::{Cluster, Deletion, Fence, Member, Phase, Reservation, SLICE_RANKS, Slice, SliceAction, SliceMember, Step};
 
 /// What to do to slices so that they follow `wanted`, the members of the commit that is in force.
 pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], view: &View<'_>, step: &mut Step) {
@@ -12,9 +12,14 @@ pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], vie
         places.entry((&member.site, member.rank / SLICE_RANKS)).or_default().push(member);
     }
     let start = may_start(&places, view);
+    let wait = predecessors_are_left(wanted, view, step);
     for ((site, index), members) in &places {
         let existing = view.at(site, *index);
-        if existing.is_some_and(|slice| slice.deleting) {
+        if existing.is_some_and(Slice::deleting) {
+            continue;
+        }
+        if wait && members.iter().any(|member| !view.delivered(member)) {
+            step.slices.extend(existing.and_then(|slice| narrowed(slice, members)));
             continue;
         }
         let new = members.iter().any(|member| view.undecided(member));
@@ -32,9 +37,9 @@ pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], vie
     }
     for (at, slice) in slices.iter().enumerate() {
         let name = slice.name.clone();
-        if slice.deleting {
+        if slice.deleting() {
             match view.fence(at) {
-                _ if slice.stopped => step.slices.push(SliceAction::Release { name }),
+                _ if slice.deletion == Deletion::Stopped => step.slices.push(SliceAction::Release { name }),
                 Fence::Expired => step.slices.push(SliceAction::Release { name }),
                 Fence::At(at) => step.wake_at(at),
                 Fence::None => {}
@@ -43,6 +48,49 @@ pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], vie
             step.slices.push(SliceAction::Delete { name });
         }
     }
+}
+
+/// Whether a rank that is in no slice yet has a former member somewhere that runs, or that a Site which comes back would
+/// start: a fence says that nothing runs there, not that nothing will. So former members leave their slices before new
+/// ones enter theirs, and of those that were placed together all wait when one does.
+fn predecessors_are_left(wanted: &[Member], view: &View<'_>, step: &mut Step) -> bool {
+    let new: BTreeMap<u32, &str> = wanted
+        .iter()
+        .filter(|member| !view.delivered(member))
+        .map(|member| (member.rank, member.site.as_str()))
+        .collect();
+    if new.is_empty() {
+        return false;
+    }
+    let live = view.live(wanted, &new.keys().copied().collect());
+    // On one Site a rank stays in one slice, and is replaced there with one write.
+    let mut left = view.may_start_again(wanted).any(|(rank, site)| new.get(&rank).is_some_and(|new| *new != site));
+    for until in new.keys().filter_map(|rank| live.get(rank)) {
+        left = true;
+        if let Some(at) = until {
+            step.wake_at(*at);
+        }
+    }
+    left
+}
+
+/// A slice without the members that are not `wanted` there any more, and without new ones; None when it is that already.
+fn narrowed(slice: &Slice, wanted: &[&Member]) -> Option<SliceAction> {
+    let stays = |named: &&SliceMember| {
+        wanted.iter().any(|member| (member.rank, member.incarnation) == (named.rank, named.incarnation))
+    };
+    let members: Vec<SliceMember> = slice.members.iter().filter(stays).cloned().collect();
+    if members.is_empty() {
+        return Some(SliceAction::Delete { name: slice.name.clone() });
+    }
+    // Its epoch stays: what the Site says about the epoch of the new members must not answer for them in advance.
+    (members.len() < slice.members.len()).then(|| SliceAction::Apply {
+        site: slice.site.clone(),
+        index: slice.index,
+        epoch: slice.epoch,
+        phase: slice.phase,
+        members,
+    })
 }
 
 /// Members that were placed together start together: at once when one slice holds them all, else when each slice has
@@ -56,7 +104,7 @@ fn may_start(places: &BTreeMap<(&str, u32), Vec<&Member>>, view: &View<'_>) -> b
     }
     rest.into_iter().chain([(first, members)]).all(|((site, index), members)| {
         view.at(site, *index).is_some_and(|slice| {
-            !slice.deleting
+            !slice.deleting()
                 && slice.phase == Phase::Reserve
                 && slice.reservation == Reservation::Reserved
                 && names(slice, members)

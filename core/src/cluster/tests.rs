@@ -50,13 +50,11 @@ fn slice(site: &str, epoch: u64, phase: Phase, members: &[(u32, u64)], state: Op
             .iter()
             .map(|(rank, incarnation)| SliceMember { rank: *rank, node: format!("n{rank}"), incarnation: *incarnation })
             .collect(),
-        observed: true,
-        first: false,
+        older_may_run: false,
         reservation: Reservation::Pending,
         reports,
         fence: FENCE,
-        deleting: false,
-        stopped: false,
+        deletion: Deletion::None,
     }
 }
 
@@ -170,8 +168,7 @@ fn a_failed_member_of_a_gang_stops_all_and_all_start_again_when_all_have_stopped
         let step = decide(&placed, std::slice::from_ref(&a));
         assert_eq!(step.slices, [SliceAction::Delete { name: "c-a".to_owned() }]);
         assert!(step.want.is_none(), "rank 0 still runs");
-        a.deleting = true;
-        a.stopped = true;
+        a.deletion = Deletion::Stopped;
         let step = decide(&placed, std::slice::from_ref(&a));
         assert_eq!(step.slices, [SliceAction::Release { name: "c-a".to_owned() }]);
         assert_eq!(step.want, Some(Want { ranks: vec![0, 1, 2], min_new: 3 }));
@@ -258,6 +255,40 @@ fn a_commit_that_never_reached_a_lost_site_is_withdrawn_without_waiting() {
 }
 
 #[test]
+fn a_rank_enters_its_new_slice_when_no_slice_elsewhere_would_start_its_former_member() {
+    // Rank 0 was fenced on "a", which never got the slice, and was placed anew on "b".
+    let mut placed = cluster(Kind::Pods, &["b"]);
+    placed.epoch = 2;
+    placed.members[0].incarnation = 2;
+    let mut a = slice("a", 1, Phase::Run, &[(0, 1)], None);
+    let delete = [SliceAction::Delete { name: "c-a".to_owned() }];
+    let at_fence = |a: &Slice| next(&placed, std::slice::from_ref(a), &a_lost, &BTreeSet::new(), FENCE);
+    assert_eq!(at_fence(&a).slices, delete, "a Site that comes back now would start it");
+    assert_eq!(decide(&placed, std::slice::from_ref(&a)).slices, delete, "it came back");
+    a.deletion = Deletion::Started;
+    assert!(decide(&placed, std::slice::from_ref(&a)).slices.is_empty(), "it may have started it");
+    let entered = [("b".to_owned(), Phase::Run)];
+    assert_eq!(phases(&at_fence(&a)), entered);
+    a.deletion = Deletion::Stopped;
+    assert_eq!(phases(&decide(&placed, &[a])), entered);
+}
+
+#[test]
+fn a_slice_that_keeps_members_is_narrowed_before_new_ones_enter() {
+    // Ranks 1 and 2 changed places; rank 0 stays on "a".
+    let mut placed = cluster(Kind::Pods, &["a", "b", "a"]);
+    placed.epoch = 2;
+    placed.members[1].incarnation = 2;
+    placed.members[2].incarnation = 2;
+    let a = slice("a", 1, Phase::Run, &[(0, 1), (1, 1)], Some(MemberState::Ready));
+    let b = slice("b", 1, Phase::Run, &[(2, 1)], Some(MemberState::Ready));
+    let step = decide(&placed, &[a, b]);
+    let members = vec![SliceMember { rank: 0, node: "n0".to_owned(), incarnation: 1 }];
+    let narrowed = SliceAction::Apply { site: "a".to_owned(), index: 0, epoch: 1, phase: Phase::Run, members };
+    assert_eq!(step.slices, [narrowed, SliceAction::Delete { name: "c-b".to_owned() }]);
+}
+
+#[test]
 fn a_smaller_count_takes_the_highest_ranks_and_a_larger_one_adds() {
     let mut placed = cluster(Kind::Torch, &["a", "a", "a"]);
     placed.started_at = Some(0);
@@ -304,10 +335,10 @@ fn suspension_releases_and_resuming_waits_for_the_stop() {
     placed.epoch = 2;
     assert_eq!(decide(&placed, std::slice::from_ref(&a)).slices, [SliceAction::Delete { name: "c-a".to_owned() }]);
     placed.terms.suspend = false;
-    a.deleting = true;
+    a.deletion = Deletion::Started;
     let step = decide(&placed, std::slice::from_ref(&a));
     assert_eq!((step.want, step.tally.stopping), (None, 1));
-    a.stopped = true;
+    a.deletion = Deletion::Stopped;
     assert!(decide(&placed, &[a]).want.is_some());
 }
 
@@ -334,13 +365,13 @@ fn a_deleted_cluster_keeps_its_slices_until_they_are_stopped_or_fenced() {
     gone.deleting = true;
     let mut a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
     assert_eq!(decide(&gone, std::slice::from_ref(&a)).slices, [SliceAction::Delete { name: "c-a".to_owned() }]);
-    a.deleting = true;
+    a.deletion = Deletion::Started;
     assert!(decide(&gone, std::slice::from_ref(&a)).slices.is_empty());
     let waiting = next(&gone, std::slice::from_ref(&a), &a_lost, &BTreeSet::new(), 10);
     assert_eq!((waiting.slices.len(), waiting.wake), (0, Some(FENCE)));
     let fenced = next(&gone, std::slice::from_ref(&a), &a_lost, &BTreeSet::new(), FENCE);
     assert_eq!(fenced.slices, [SliceAction::Release { name: "c-a".to_owned() }]);
-    a.stopped = true;
+    a.deletion = Deletion::Stopped;
     assert_eq!(decide(&gone, &[a]).slices, [SliceAction::Release { name: "c-a".to_owned() }]);
 }
 
@@ -370,9 +401,9 @@ fn a_site_that_has_not_seen_the_newest_specification_may_still_run_what_left_it(
     placed.epoch = 2;
     placed.terms.count = 2;
     let mut a = slice("a", 2, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
-    a.observed = false;
+    a.older_may_run = true;
     assert_eq!(decide(&placed, std::slice::from_ref(&a)).want, None);
-    a.observed = true;
+    a.older_may_run = false;
     assert_eq!(decide(&placed, &[a]).want, Some(Want { ranks: vec![1], min_new: 1 }));
 }
 

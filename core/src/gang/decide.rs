@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::amounts::{Amounts, is_device};
-use super::node::{NodeState, Nodes, Shape, Why, short, unsuitable};
+use super::node::{NodeState, Nodes, Shape, short, unsuitable};
 use super::refusal::GangRefusal;
 
 /// How many placements of one member are tried before a gang of several shapes is given up. Gangs of one shape, the
@@ -278,9 +278,4 @@ fn keep_named(request: &GangRequest, kinds: &Kinds<'_>, chosen: &mut [&str]) {
             }
         }
     }
-}
-
-/// Why one node is out for a shape, on what is taken now.
-pub(super) fn why(state: &NodeState, used: &Amounts, shape: &Shape) -> Option<Why> {
-    unsuitable(state, shape).or_else(|| short(state, used, None, &shape.requests))
 }

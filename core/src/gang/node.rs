@@ -293,3 +293,8 @@ pub(super) fn short(node: &NodeState, used: &Amounts, also: Option<&Amounts>, re
     let rest = requests.iter().filter(|(r, _)| !is_device(r));
     devices.chain(rest).find_map(|(resource, milli)| lacking(resource, milli))
 }
+
+/// Why one node is out for a shape, on what is taken now.
+pub(super) fn why(state: &NodeState, used: &Amounts, shape: &Shape) -> Option<Why> {
+    unsuitable(state, shape).or_else(|| short(state, used, None, &shape.requests))
+}

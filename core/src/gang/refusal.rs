@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::amounts::{Amount, Amounts};
-use super::decide::why;
-use super::node::{Effect, Nodes, Shape, Why};
+use super::node::{Effect, Nodes, Shape, Why, why};
 
 /// The most kinds of reasons that a message lists; the rest are summed up.
 const MAX_REASONS: usize = 6;

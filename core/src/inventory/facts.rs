@@ -2,21 +2,17 @@
 
 use crate::catalogue::Entry;
 use crate::units::MicroUsd;
-use crate::words::{Trust, Vendor, Workload};
+use crate::words::{Trust, Workload};
 
 /// A model of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFacts {
     /// Name, such as "h100-sxm5-80gb".
     pub name: String,
-    /// Who makes it.
-    pub vendor: Vendor,
     /// Generation, such as "hopper".
     pub family: String,
     /// MiB of memory, nominal.
     pub memory_mib: u64,
-    /// Half-precision throughput relative to an RTX 4090's 1,000.
-    pub compute_score: u64,
     /// What it suits.
     pub workloads: Vec<Workload>,
     /// Price per GPU and hour where a node names none.

@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use facts::{Holding, ModelFacts, NodeFacts, SiteFacts, Totals};
+pub(crate) use node::PoolKey;
 use node::{Node, Offer};
+pub(crate) use pool::Pool;
 pub use pool::Tally;
-pub(crate) use pool::{Pool, PoolKey};
 use slots::Slots;
 
 /// A model that is in the catalogue, or that nodes name.

@@ -4,7 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pool::PoolKey;
+use crate::units::MicroUsd;
+
+/// What makes nodes of a Site alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PoolKey {
+    // First, so that the pools of one model stand together.
+    pub(crate) model: u32,
+    pub(crate) memory_mib: u64,
+    pub(crate) price: Option<MicroUsd>,
+}
 
 /// What a node offers.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,16 +5,6 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use super::node::{Node, Offer};
-use crate::units::MicroUsd;
-
-/// What makes nodes of a Site alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PoolKey {
-    // First, so that the pools of one model stand together.
-    pub(crate) model: u32,
-    pub(crate) memory_mib: u64,
-    pub(crate) price: Option<MicroUsd>,
-}
 
 /// Nodes and their GPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

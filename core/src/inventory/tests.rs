@@ -5,15 +5,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::units::MicroUsd;
-use crate::words::{Trust, Vendor, Workload};
+use crate::words::{Trust, Workload};
 
 fn model(name: &str) -> ModelFacts {
     ModelFacts {
         name: name.into(),
-        vendor: Vendor::Nvidia,
         family: "hopper".into(),
         memory_mib: 81_920,
-        compute_score: 3_000,
         workloads: vec![Workload::Training],
         reference_price: MicroUsd(2_500_000),
         aliases: vec![],

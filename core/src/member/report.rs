@@ -1,18 +1,7 @@
 //! What the hub is told of a slice.
 
 use super::{Member, Phase, Slice, Verdict, Wanted, Wish};
-
-/// Whether capacity is held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reservation {
-    /// Not decided yet.
-    #[default]
-    Pending,
-    /// Held or bound.
-    Reserved,
-    /// Not to be had.
-    Refused,
-}
+use crate::words::Reservation;
 
 /// Why, a word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,9 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Decision, NodeShare, Request, SiteShare, filter};
+use super::decision::{Decision, NodeShare, SiteShare};
+use super::filter;
+use super::request::Request;
 use crate::inventory::{Inventory, Pool};
 use crate::units::MicroUsd;
 use crate::words::Span;

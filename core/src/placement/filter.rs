@@ -1,8 +1,8 @@
 //! What a request admits.
 
-use super::Request;
+use super::request::Request;
 use crate::catalogue::memory_agrees;
-use crate::inventory::{ModelFacts, PoolKey, SiteFacts};
+use crate::inventory::{ModelFacts, PoolKey, SiteFacts, Tally};
 use crate::units::MicroUsd;
 use crate::words::Span;
 
@@ -48,6 +48,15 @@ impl Filter {
         Self::Survivors,
         Self::Refused,
     ];
+}
+
+/// What one filter leaves out of what the filters before it left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterCount {
+    /// The filter.
+    pub filter: Filter,
+    /// Nodes and their GPUs, free or not.
+    pub excluded: Tally,
 }
 
 /// Filters of one request that GPUs fail.

@@ -1,6 +1,8 @@
 //! A refusal in words.
 
-use super::Filter;
+use std::fmt;
+
+use super::filter::Filter;
 use super::refusal::{Asked, Change, Fit, Refusal};
 use crate::words::Span;
 
@@ -9,7 +11,24 @@ const LONGEST: usize = 500;
 /// The longest name that is shown whole, in characters.
 const LONGEST_NAME: usize = 63;
 
-pub(super) fn message(refusal: &Refusal) -> String {
+impl Refusal {
+    /// One or two sentences, at most 500 characters: what was asked, what there is, what would fit. Changes only when
+    /// a number does that concerns the request.
+    #[must_use]
+    pub fn message(&self) -> String {
+        message(self)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+fn message(refusal: &Refusal) -> String {
     let head = format!("{}; {}", asked(&refusal.asked), there_is(refusal));
     let mut text = format!("{head}{}. {}", left_out(refusal), would_fit(&refusal.asked, &refusal.fits));
     // What would fit is worth more than why the rest does not, and its first entries more than its last.

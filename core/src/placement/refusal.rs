@@ -1,9 +1,7 @@
 //! Why members were not placed.
 
-use std::fmt;
-
-use super::survey::{FilterCount, Survey};
-use super::{Filter, Request, message, probe};
+use super::filter::{Filter, FilterCount};
+use super::request::Request;
 use crate::inventory::Tally;
 use crate::units::MicroUsd;
 use crate::words::{Span, Trust, Workload};
@@ -110,51 +108,29 @@ pub enum Change {
 }
 
 impl Refusal {
-    /// One or two sentences, at most 500 characters: what was asked, what there is, what would fit. Changes only when
-    /// a number does that concerns the request.
-    #[must_use]
-    pub fn message(&self) -> String {
-        message::message(self)
-    }
-
     pub(super) fn excluded(&self, filter: Filter) -> Tally {
         self.filters.iter().find(|count| count.filter == filter).map_or_else(Tally::default, |count| count.excluded)
     }
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message())
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-pub(super) fn refuse(request: &Request, survey: Survey<'_>) -> Refusal {
-    Refusal {
-        kind: if survey.capacity.exist == 0 { RefusalKind::NoSuchGpu } else { RefusalKind::InsufficientCapacity },
-        asked: Box::new(asked(request, survey.placed)),
-        fits: probe::fits(request, &survey),
-        filters: survey.filters,
-        capacity: Box::new(survey.capacity),
-    }
-}
-
-pub(super) fn asked(request: &Request, more: bool) -> Asked {
-    Asked {
-        members: request.want(),
-        at_least: request.need(),
-        gpus_per_member: request.gpus(),
-        models: request.models.clone(),
-        families: request.families.clone(),
-        min_memory_mib: request.min_memory_mib,
-        workload: request.workload,
-        span: request.span,
-        joins: match request.span {
-            Span::Site => request.anchored_site.clone(),
-            Span::Region => request.anchored_region.clone(),
-            Span::Any => None,
-        },
-        more,
+impl Asked {
+    /// `more`: other members of the Cluster hold GPUs already.
+    pub(super) fn of(request: &Request, more: bool) -> Self {
+        Self {
+            members: request.want(),
+            at_least: request.need(),
+            gpus_per_member: request.gpus(),
+            models: request.models.clone(),
+            families: request.families.clone(),
+            min_memory_mib: request.min_memory_mib,
+            workload: request.workload,
+            span: request.span,
+            joins: match request.span {
+                Span::Site => request.anchored_site.clone(),
+                Span::Region => request.anchored_region.clone(),
+                Span::Any => None,
+            },
+            more,
+        }
     }
 }

@@ -2,21 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Request;
-use super::filter::{self, Failed, Filter};
+use super::filter::{self, Failed, Filter, FilterCount};
 use super::refusal::{Capacity, Place};
+use super::request::Request;
 use crate::inventory::{Inventory, Pool, Tally};
 use crate::units::MicroUsd;
 use crate::words::{Span, Trust};
-
-/// What one filter leaves out of what the filters before it left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilterCount {
-    /// The filter.
-    pub filter: Filter,
-    /// Nodes and their GPUs, free or not.
-    pub excluded: Tally,
-}
 
 /// Room for members in one pool, with the filters that the pool fails.
 pub(super) struct Near<'a> {

@@ -4,15 +4,13 @@ mod table;
 use crate::inventory::{ModelFacts, NodeFacts, SiteFacts};
 use crate::placement::Request;
 use crate::units::MicroUsd;
-use crate::words::{Selection, Span, Trust, Vendor, Workload};
+use crate::words::{Selection, Span, Trust, Workload};
 
 fn model(name: &str, family: &str, memory_mib: u64, price: u64, workloads: &[Workload]) -> ModelFacts {
     ModelFacts {
         name: name.into(),
-        vendor: Vendor::Nvidia,
         family: family.into(),
         memory_mib,
-        compute_score: 1_000,
         workloads: workloads.to_vec(),
         reference_price: MicroUsd(price),
         aliases: vec![],

@@ -2,7 +2,7 @@
 
 use atoll_api::names::SYSTEM_NAMESPACE;
 use atoll_runtime::leader::LeaderArgs;
-use atoll_runtime::process::{CommonArgs, Process};
+use atoll_runtime::process::{CommonArgs, Process, process_identity};
 use clap::Parser;
 
 /// The hub's operator: places Clusters and keeps them placed.
@@ -22,8 +22,7 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let process = Process::start("atoll-operator", &args.common).await?;
-    // A restarted process is another candidate, wherever it runs.
-    let identity = format!("atoll-operator-{:016x}", rand::random::<u64>());
+    let identity = process_identity("atoll-operator");
     let ran = atoll_operator::controllers::run(&process, &args.namespace, identity, &args.leader).await;
     process.shutdown.cancel();
     process.finish().await;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::network::{Network, count};
-use super::small::Owned;
+use super::owned::Owned;
 
 /// What is to be written, for every model whose status says something else.
 #[must_use]

@@ -1,8 +1,10 @@
 //! The hub's controllers: one process of several leads, the others keep their caches warm.
 
 pub mod cluster;
+pub mod failure;
 pub mod gpu_model;
 pub mod network;
+pub mod owned;
 pub mod site;
 pub mod small;
 pub mod supplier;
@@ -16,10 +18,11 @@ use atoll_runtime::leader::{LeaderArgs, LeaderError, Leadership, LeaseName};
 use atoll_runtime::process::Process;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use cluster::engine::{Engine, Parts};
+use cluster::engine::{self, Parts};
 
 /// Name of the Lease that operators contend for.
 pub const LEASE: &str = "atoll-operator";
@@ -33,11 +36,11 @@ pub async fn run(process: &Process, namespace: &str, identity: String, args: &Le
     process.readiness.expect(ELECTION);
     // The engine ends on shutdown and, by itself, when leadership is lost.
     let stop = process.shutdown.child_token();
-    let (changes, watches) = watch::start(&process.client, namespace, &process.readiness, &stop);
+    let (changes, mut watches) = watch::start(&process.client, namespace, &process.readiness, &stop);
     let (network, seen) = tokio::sync::watch::channel(Arc::default());
     let (elected, leadership) = oneshot::channel();
     let reporter = Reporter { controller: FIELD_MANAGER_OPERATOR.to_owned(), instance: Some(identity.clone()) };
-    let engine = tokio::spawn(Engine::run(Parts {
+    let engine = tokio::spawn(engine::run(Parts {
         client: process.client.clone(),
         metrics: metrics.clone(),
         recorder: Recorder::new(process.client.clone(), reporter),
@@ -48,38 +51,42 @@ pub async fn run(process: &Process, namespace: &str, identity: String, args: &Le
     }));
     process.readiness.set(ELECTION, true);
     let lease = LeaseName { namespace: namespace.to_owned(), name: LEASE.to_owned() };
-    let won = match Leadership::acquire(process.client.clone(), lease, identity, args, &stop).await {
-        Ok(won) => Arc::new(won),
-        Err(LeaderError::Shutdown) => return finish(engine, watches).await,
-        Err(error) => return Err(error).context("leader election"),
+    let led = match Leadership::acquire(process.client.clone(), lease, identity, args, &stop).await {
+        Ok(won) => {
+            let won = Arc::new(won);
+            let small = small::run(process.client.clone(), seen, Arc::clone(&won), metrics, stop.clone());
+            let small = tokio::spawn(small);
+            // An engine that has ended has cancelled `stop`.
+            drop(elected.send(Arc::clone(&won)));
+            lead(won, small, &stop).await
+        }
+        Err(LeaderError::Shutdown) => Ok(None),
+        Err(error) => Err(error).context("leader election"),
     };
-    let lost = won.lost();
-    let small = tokio::spawn(small::run(process.client.clone(), seen, Arc::clone(&won), metrics, stop.clone()));
-    if elected.send(Arc::clone(&won)).is_err() {
-        anyhow::bail!("the engine ended before it could lead");
-    }
-    let led = lead(&lost, &stop).await;
     stop.cancel();
-    finish(engine, watches).await?;
-    small.await?;
+    engine.await.context("the engine")?;
+    watches.shutdown().await;
     // Everything that writes has ended.
-    if let Some(won) = Arc::into_inner(won) {
+    if let Some(won) = led?.and_then(Arc::into_inner) {
         won.release().await;
     }
-    led?;
-    anyhow::ensure!(process.shutdown.is_cancelled(), "the engine gave up");
+    anyhow::ensure!(process.shutdown.is_cancelled(), "a part of the operator gave up");
     Ok(())
 }
 
-async fn lead(lost: &CancellationToken, stop: &CancellationToken) -> anyhow::Result<()> {
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        () = lost.cancelled() => anyhow::bail!("leadership is lost"),
-    }
-}
-
-async fn finish(engine: tokio::task::JoinHandle<()>, mut watches: tokio::task::JoinSet<()>) -> anyhow::Result<()> {
-    engine.await?;
-    watches.shutdown().await;
-    Ok(())
+/// Leads until `stop`.
+async fn lead(
+    won: Arc<Leadership>,
+    small: JoinHandle<()>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Arc<Leadership>>> {
+    let lost = won.lost();
+    let lost = tokio::select! {
+        () = stop.cancelled() => false,
+        () = lost.cancelled() => true,
+    };
+    stop.cancel();
+    small.await.context("the small controllers")?;
+    anyhow::ensure!(!lost, "leadership is lost");
+    Ok(Some(won))
 }

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
 use super::network::{Network, count};
-use super::small::Owned;
+use super::owned::Owned;
 
 /// What is to be written, for every Site whose status says something else.
 #[must_use]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::network::{Network, count};
-use super::small::Owned;
+use super::owned::Owned;
 
 /// What is to be written, for every supplier whose status says something else.
 #[must_use]

@@ -91,6 +91,8 @@ impl Forward {
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
+        // A process without one of its watches would decide on what is no longer true: however this ends, it ends.
+        let _end = self.shutdown.clone().drop_guard();
         let config = watcher::Config::default().streaming_lists();
         let mut events = Box::pin(watcher(api, config).default_backoff());
         let mut listed = Vec::new();

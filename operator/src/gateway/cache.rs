@@ -147,6 +147,17 @@ impl<K: Cached> Cache<K> {
         }
     }
 
+    /// Takes in a deletion of our own, so that the next comparison sees it before the watch does.
+    pub fn deleted(&self, object: &K) {
+        let mut inner = self.write();
+        let key = key_of(object.meta());
+        if inner.get(&key).is_some_and(|known| known.meta().uid == object.meta().uid) {
+            inner.remove(key);
+            drop(inner);
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Takes in what a watch said and returns what changed by it.
     pub fn apply(&self, event: Event<K>) -> Vec<Change<K>> {
         let changes = self.write().apply(event);
@@ -308,6 +319,20 @@ mod tests {
         cache.apply(Event::Delete(node("a", "s", 2)));
         cache.written(node("a", "s", 2));
         assert!(cache.get("a").is_none() && names(&cache, "s").is_empty());
+    }
+
+    #[test]
+    fn our_own_deletion_is_seen_at_once_and_leaves_another_object_of_that_name_alone() {
+        let cache = Cache::default();
+        let old = node("a", "s", 1);
+        cache.apply(Event::Apply(old.clone()));
+        cache.deleted(&old);
+        assert!(cache.get("a").is_none() && names(&cache, "s").is_empty());
+        let mut new = node("a", "s", 2);
+        new.metadata.uid = Some("another".to_owned());
+        cache.apply(Event::Apply(new));
+        cache.deleted(&old);
+        assert_eq!(names(&cache, "s"), ["a"]);
     }
 
     #[test]

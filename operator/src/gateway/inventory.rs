@@ -84,7 +84,6 @@ pub fn gpu_node<'a>(site: &Site, node: &v1::Node, models: impl IntoIterator<Item
         used_by_others: i32::try_from(node.used_by_others).unwrap_or(i32::MAX),
         ready: node.ready,
         driver: (!node.driver.is_empty()).then(|| node.driver.clone()),
-        devices: Vec::new(),
     });
     copy
 }

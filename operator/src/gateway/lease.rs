@@ -71,7 +71,7 @@ impl OwnLease {
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, lease = %self.name, "cannot renew this gateway's Lease");
-                    // Gone or changed by somebody: what others concluded from that is not known, so begin anew.
+                    // Gone, or not ours any more: what others concluded from that is not known, so begin anew.
                     if matches!(&error, kube::Error::Api(status) if status.is_conflict() || status.is_not_found()) {
                         self.until.store(0, Ordering::SeqCst);
                     }
@@ -101,9 +101,13 @@ impl OwnLease {
     pub async fn release(&self) {
         self.until.store(0, Ordering::SeqCst);
         let released = async {
-            let mut lease = self.api.get(&self.name).await?;
-            lease.spec = Some(LeaseSpec { holder_identity: Some(String::new()), ..self.spec() });
-            self.api.replace(&self.name, &params(), &lease).await
+            let lease = self.api.get(&self.name).await?;
+            let spec = LeaseSpec { holder_identity: Some(String::new()), ..self.spec() };
+            match self.replace(lease, spec.clone()).await {
+                // A renewal that was under way came in between.
+                Err(error) if is_conflict(&error) => self.replace(self.api.get(&self.name).await?, spec).await,
+                result => result,
+            }
         };
         match tokio::time::timeout(Duration::from_secs(2), released).await {
             Ok(Ok(_)) => tracing::info!(lease = %self.name, "released this gateway's Lease"),
@@ -114,17 +118,29 @@ impl OwnLease {
 
     /// Creates it, or renews what is known. After a lapse whatever is there is taken over: the name is ours alone.
     async fn renew(&self, known: Option<&Lease>) -> Result<Lease, kube::Error> {
-        let present = match known {
-            Some(lease) => Some(lease.clone()),
-            None => self.api.get_opt(&self.name).await?,
+        let Some(known) = known else {
+            return match self.api.get_opt(&self.name).await? {
+                Some(lease) => self.replace(lease, self.spec()).await,
+                None => self.api.create(&params(), &self.object()).await,
+            };
         };
-        match present {
-            Some(mut lease) => {
-                lease.spec = Some(self.spec());
-                self.api.replace(&self.name, &params(), &lease).await
+        match self.replace(known.clone(), self.spec()).await {
+            // The answer to an earlier renewal was lost, or somebody labelled it: while it names this gateway nobody has
+            // concluded anything.
+            Err(error) if is_conflict(&error) => {
+                let present = self.api.get(&self.name).await?;
+                if present.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref()) == Some(&self.name) {
+                    self.replace(present, self.spec()).await
+                } else {
+                    Err(error)
+                }
             }
-            None => self.api.create(&params(), &self.object()).await,
+            result => result,
         }
+    }
+
+    async fn replace(&self, lease: Lease, spec: LeaseSpec) -> Result<Lease, kube::Error> {
+        self.api.replace(&self.name, &params(), &Lease { spec: Some(spec), ..lease }).await
     }
 
     fn object(&self) -> Lease {
@@ -150,6 +166,10 @@ impl OwnLease {
     fn hold_until(&self, at: Duration) {
         self.until.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict())
 }
 
 fn params() -> PostParams {

@@ -15,10 +15,12 @@ mod lease;
 mod metrics;
 mod orphans;
 pub mod pki;
+mod pulse;
 mod registry;
 mod reports;
 mod service;
 mod session;
+mod shared;
 mod sites;
 mod tls;
 mod writer;
@@ -27,30 +29,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use atoll_api::names::{COMPONENT_GATEWAY, FIELD_MANAGER_GATEWAY, LABEL_COMPONENT};
-use atoll_api::{ClusterSlice, GpuModel, GpuNode, Site};
-use atoll_runtime::process::Process;
+use atoll_runtime::process::{Process, process_identity};
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
-use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 use self::args::Args;
-use self::cache::Cache;
-use self::join::Joiner;
-use self::lease::OwnLease;
-use self::metrics::Metrics;
 use self::pki::HubCa;
-use self::registry::Registry;
-use self::session::Rhythm;
-use self::sites::Sites;
-use self::writer::Writer;
+use self::pulse::Rhythm;
+use self::shared::{Gateway, Settings};
 
 /// Requests of one connection at once: a session, and a renewal beside it.
 const STREAMS: u32 = 8;
@@ -65,109 +55,6 @@ const READY_CACHES: &str = "caches";
 const READY_LEASE: &str = "lease";
 const READY_LISTENER: &str = "listener";
 
-/// What sessions share.
-pub struct Gateway {
-    /// Name of this gateway's Lease.
-    name: String,
-    settings: Settings,
-    ca: HubCa,
-    caches: Caches,
-    registry: Registry,
-    writer: Writer,
-    sites: Sites,
-    slices: Api<ClusterSlice>,
-    joiner: Joiner,
-    lease: OwnLease,
-    metrics: Metrics,
-    shutdown: CancellationToken,
-    /// Sessions.
-    tasks: TaskTracker,
-}
-
-/// What flags say of sessions.
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    /// Unless fence times ask for less.
-    rhythm: Rhythm,
-}
-
-/// What watches have shown.
-#[derive(Default)]
-struct Caches {
-    slices: Arc<Cache<ClusterSlice>>,
-    nodes: Arc<Cache<GpuNode>>,
-    sites: Arc<Cache<Site>>,
-    models: Arc<Cache<GpuModel>>,
-    leases: Arc<Cache<Lease>>,
-}
-
-impl Gateway {
-    fn new(
-        process: &Process,
-        name: String,
-        namespace: &str,
-        settings: Settings,
-        lease: Duration,
-        ca: HubCa,
-    ) -> anyhow::Result<Self> {
-        let client = &process.client;
-        let metrics = Metrics::register(&process.registry)?;
-        let caches = Caches::default();
-        let reporter = Reporter { controller: FIELD_MANAGER_GATEWAY.to_owned(), instance: Some(name.clone()) };
-        let events = Recorder::new(client.clone(), reporter);
-        let sites = Sites::new(Api::all(client.clone()), Arc::clone(&caches.sites), metrics.clone(), events);
-        Ok(Self {
-            settings,
-            ca,
-            registry: Registry::default(),
-            writer: Writer::new(client, &caches.slices, &caches.nodes, &metrics),
-            caches,
-            sites,
-            slices: Api::all(client.clone()),
-            joiner: Joiner {
-                secrets: Api::namespaced(client.clone(), namespace),
-                sites: Api::all(client.clone()),
-                suppliers: Api::all(client.clone()),
-            },
-            lease: OwnLease::new(Api::namespaced(client.clone(), namespace), name.clone(), lease),
-            name,
-            metrics,
-            shutdown: process.shutdown.clone(),
-            tasks: TaskTracker::new(),
-        })
-    }
-
-    /// Follows the watches for as long as it is polled.
-    async fn follow(&self, client: &kube::Client, namespace: &str) {
-        let leases = watcher::Config::default().labels(&format!("{LABEL_COMPONENT}={COMPONENT_GATEWAY}"));
-        let all = watcher::Config::default;
-        let registry = &self.registry;
-        tokio::join!(
-            self.caches.slices.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| registry
-                .slice_changed(&change.group, &change.key),),
-            self.caches.sites.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| registry
-                .site_changed(&change.key, change.object.as_deref()),),
-            self.caches
-                .models
-                .follow(watcher(Api::all(client.clone()), all()).default_backoff(), |_| registry.models_changed(),),
-            self.caches.nodes.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |_| {}),
-            self.caches
-                .leases
-                .follow(watcher(Api::namespaced(client.clone(), namespace), leases).default_backoff(), |_| {},),
-        );
-    }
-
-    async fn listed(&self) {
-        tokio::join!(
-            self.caches.slices.listed(),
-            self.caches.nodes.listed(),
-            self.caches.sites.listed(),
-            self.caches.models.listed(),
-            self.caches.leases.listed(),
-        );
-    }
-}
-
 /// Runs a gateway until its process is told to end.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let process = Process::start("atoll-gateway", &args.common).await?;
@@ -180,7 +67,7 @@ async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
     for part in [READY_CACHES, READY_LEASE, READY_LISTENER] {
         process.readiness.expect(part);
     }
-    let name = args.name.unwrap_or_else(own_name);
+    let name = args.name.unwrap_or_else(|| format!("atoll-gateway-{}", process_identity("host")));
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let Some(ca) = hub_ca(process, &args.namespace).await else { return Ok(()) };
     let names = server_names(&args.namespace, args.public_names);
@@ -198,7 +85,10 @@ async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
             process.readiness.set(READY_CACHES, true);
             let leases = Api::namespaced(process.client.clone(), &args.namespace);
             let (gateway, shutdown) = (Arc::clone(&gateway), process.shutdown.clone());
-            background.spawn(async move { orphans::watch(&gateway, &leases, shutdown).await });
+            background.spawn(async move {
+                let _end = shutdown.clone().drop_guard();
+                orphans::watch(&gateway, &leases, shutdown).await;
+            });
         }
     }
 
@@ -237,6 +127,8 @@ fn spawn_background(
     let (client, namespace) = (process.client.clone(), namespace.to_owned());
     let (of_follow, until) = (Arc::clone(gateway), shutdown.clone());
     background.spawn(async move {
+        // A gateway without its watches would serve what is no longer true: however this ends, the process ends.
+        let _end = until.clone().drop_guard();
         tokio::select! {
             // What is still written at a shutdown compares with what is cached, so the watches end last of all.
             () = async { until.cancelled().await; tokio::time::sleep(SHUTDOWN_STEP).await } => {}
@@ -245,6 +137,7 @@ fn spawn_background(
     });
     let (of_lease, until, readiness) = (Arc::clone(gateway), shutdown.clone(), process.readiness.clone());
     background.spawn(async move {
+        let _end = until.clone().drop_guard();
         of_lease.lease.keep(until, |held| readiness.set(READY_LEASE, held)).await;
     });
     let (of_certificate, until) = (Arc::clone(gateway), shutdown.clone());
@@ -275,21 +168,6 @@ async fn hub_ca(process: &Process, namespace: &str) -> Option<HubCa> {
             () = tokio::time::sleep(CA_AGAIN) => {}
         }
     }
-}
-
-/// A name that no other process has: gateways are told apart by it after a restart, too.
-fn own_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host: String = host
-        .trim()
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
-        .take(40)
-        .collect();
-    let host = host.trim_matches('-');
-    let host = if host.is_empty() { "gateway" } else { host };
-    format!("atoll-gateway-{host}-{:08x}", rand::random::<u32>())
 }
 
 fn server_names(namespace: &str, public: Vec<String>) -> Vec<String> {

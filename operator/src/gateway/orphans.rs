@@ -5,24 +5,31 @@
 //! lets one of them say it.
 
 use std::collections::{HashMap, HashSet};
+use std::future::ready;
 use std::time::Duration;
 
 use atoll_api::Site;
 use atoll_api::conditions::{self, site_reason};
+use atoll_runtime::backoff::Backoff;
 use atoll_runtime::clock::boot_time;
+use futures::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Preconditions};
 use tokio_util::sync::CancellationToken;
 
-use super::Gateway;
+use super::shared::Gateway;
 use super::sites::Loss;
 
 /// Looks again at least so often while anything is waited for: sleeping does not count suspended time, boot time does.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// Looks again at most so often after a Site was called lost, in case the cache has not seen that yet.
-const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
+/// Looks again at most so often: a look goes over all Sites, and a change of any of them asks for one.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(250);
+/// Looks again so soon after Sites were called lost, in case the cache has not seen that yet; later when that failed.
+const AFTER_LOSS: Duration = Duration::from_secs(1);
+/// Sites called lost at once.
+const IN_FLIGHT: usize = 16;
 /// The Lease of a gateway that no Site names is deleted so long after its end.
 const KEEP_LEASES: Duration = Duration::from_hours(1);
 
@@ -77,7 +84,8 @@ impl Observed {
                 self.leases.insert(name, SeenLease { version, since: now, lasts });
             }
         }
-        self.unkept.retain(|session, _| sessions.contains(session));
+        let present: HashSet<&Session> = sessions.iter().collect();
+        self.unkept.retain(|session, _| present.contains(session));
         for session in sessions.iter().filter(|session| session.gateway == own) {
             self.unkept.entry(session.clone()).or_insert(now);
         }
@@ -125,6 +133,7 @@ fn lost<'a>(
 pub async fn watch(gateway: &Gateway, leases: &Api<Lease>, shutdown: CancellationToken) {
     let (mut sites_changed, mut leases_changed) = (gateway.caches.sites.subscribe(), gateway.caches.leases.subscribe());
     let mut observed = Observed::default();
+    let backoff = Backoff::new(AFTER_LOSS, LONGEST_SLEEP);
     loop {
         let present = gateway.caches.leases.all();
         let sessions: Vec<Session> = gateway
@@ -138,31 +147,61 @@ pub async fn watch(gateway: &Gateway, leases: &Api<Lease>, shutdown: Cancellatio
         let now = boot_time();
         observed.update(present.iter().map(AsRef::as_ref), &sessions, &gateway.name, now);
         let (gone, next) = lost(&sessions, &observed, gateway.settings.rhythm.patience, now);
-        let sleep = if gone.is_empty() { next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP) } else { SHORTEST_SLEEP };
-        for (session, ended_before) in gone {
-            let ended_before = SignedDuration::try_from(ended_before).unwrap_or_default();
-            let loss = Loss {
-                gateway: session.gateway.clone(),
-                number: session.number,
-                last_grant: Timestamp::now().saturating_sub(ended_before).unwrap_or_default(),
-                reason: site_reason::GATEWAY_LOST,
+        let mut sleep = next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+        if !gone.is_empty() {
+            let losses: Vec<_> = gone.into_iter().map(|(session, before)| loss(session, before)).collect();
+            let all = tokio::select! {
+                () = shutdown.cancelled() => return,
+                all = call_lost(gateway, losses) => all,
             };
-            gateway.sites.lose(&session.site, &loss, &shutdown).await;
+            sleep = if all { AFTER_LOSS } else { AFTER_LOSS.max(backoff.next(&())) };
+            if all {
+                backoff.reset(&());
+            }
         }
+        let named: HashSet<&str> = sessions.iter().map(|session| session.gateway.as_str()).collect();
         for lease in &present {
             let name = lease.name_any();
-            let named = name == gateway.name || sessions.iter().any(|session| session.gateway == name);
-            if !named && observed.lease_end(&name).is_some_and(|end| now > end + KEEP_LEASES) {
+            let needed = name == gateway.name || named.contains(name.as_str());
+            if !needed && observed.lease_end(&name).is_some_and(|end| now > end + KEEP_LEASES) {
                 delete(leases, lease).await;
             }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(sleep.max(Duration::from_millis(10))) => {}
+            () = tokio::time::sleep(SHORTEST_SLEEP) => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(sleep.saturating_sub(SHORTEST_SLEEP)) => {}
             changed = sites_changed.changed() => if changed.is_err() { return },
             changed = leases_changed.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// One attempt for each Site; whether all of them succeeded.
+async fn call_lost(gateway: &Gateway, losses: Vec<(String, Loss)>) -> bool {
+    let attempts = losses.into_iter().map(|(site, loss)| async move {
+        let done = gateway.sites.lose_once(&site, &loss).await;
+        if let Err(error) = &done {
+            tracing::warn!(site, %error, "cannot note that the Site is absent; trying again");
+        }
+        done.is_ok()
+    });
+    stream::iter(attempts).buffer_unordered(IN_FLIGHT).fold(true, |all, one| ready(all && one)).await
+}
+
+/// What is written of a session whose grants ended so long ago.
+fn loss(session: &Session, ended_before: Duration) -> (String, Loss) {
+    let ended_before = SignedDuration::try_from(ended_before).unwrap_or_default();
+    let loss = Loss {
+        gateway: session.gateway.clone(),
+        number: session.number,
+        last_grant: Timestamp::now().saturating_sub(ended_before).unwrap_or_default(),
+        reason: site_reason::GATEWAY_LOST,
+    };
+    (session.site.clone(), loss)
 }
 
 async fn delete(api: &Api<Lease>, lease: &Lease) {

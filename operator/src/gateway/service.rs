@@ -11,10 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::join::Joiner;
-use super::{Gateway, pki, session};
+use super::shared::Gateway;
+use super::{pki, session};
 
-/// Messages to one agent that wait to be sent.
-const OUTBOX: usize = 64;
+/// Messages to one agent that wait to be sent; each may be a slice of a megabyte.
+const OUTBOX: usize = 16;
 
 /// The service of a gateway.
 #[derive(Clone)]

@@ -113,21 +113,28 @@ impl Sites {
     pub async fn lose(&self, name: &str, loss: &Loss, until: &CancellationToken) {
         let mut pause = RETRY;
         loop {
-            let attempt = self.try_lose(name, loss);
             let result = tokio::select! {
                 () = until.cancelled() => return,
-                result = attempt => result,
+                result = self.lose_once(name, loss) => result,
             };
-            match result {
-                Ok(()) => return,
-                Err(kube::Error::Api(status)) if status.is_conflict() => continue,
-                Err(error) => tracing::warn!(site = name, %error, "cannot note that the Site is absent; trying again"),
-            }
+            let Err(error) = result else { return };
+            tracing::warn!(site = name, %error, "cannot note that the Site is absent; trying again");
             tokio::select! {
                 () = until.cancelled() => return,
                 () = tokio::time::sleep(pause) => pause = RETRY_CAP.min(pause * 2),
             }
         }
+    }
+
+    /// One attempt at that; decided anew when somebody else's write comes in between.
+    pub async fn lose_once(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {
+        for _ in 1..CONFLICTS {
+            match self.try_lose(name, loss).await {
+                Err(kube::Error::Api(status)) if status.is_conflict() => {}
+                result => return result,
+            }
+        }
+        self.try_lose(name, loss).await
     }
 
     async fn try_lose(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {

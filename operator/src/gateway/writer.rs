@@ -136,7 +136,13 @@ impl Target<GpuNode> {
                 let params = DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() });
                 match api.delete(&key, &params).await {
                     Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
-                    result => result.map(|_| None),
+                    Err(error) => Err(error),
+                    Ok(_) => {
+                        if let Some(current) = &current {
+                            self.cache.deleted(current);
+                        }
+                        Ok(None)
+                    }
                 }
             }
             NodeWrite::Apply { spec, status } => match wanted.as_deref() {

@@ -450,6 +450,10 @@ async fn sites_of_a_gateway_that_is_gone_are_kept_by_the_next_or_called_lost() {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
     });
+    // Somebody labels the Lease of a gateway, which is also how a lost answer looks to it: its sessions go on.
+    let leases: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(hub.plane.client(), SYSTEM);
+    let label = json!({ "metadata": { "labels": { "touched": "true" } } });
+    leases.patch("gw-b", &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
     let gone = hub
         .wait_site(&lost_site, "to be lost with its gateway", |site| {
             connected(site) == Some((false, site_reason::GATEWAY_LOST.to_owned()))
@@ -460,6 +464,7 @@ async fn sites_of_a_gateway_that_is_gone_are_kept_by_the_next_or_called_lost() {
     let kept = hub.sites().get(&moving_site).await.unwrap();
     assert_eq!(connected(&kept), Some((true, site_reason::SESSION_LIVE.to_owned())));
     assert_eq!(session_number(&kept), 2);
+    assert!(!beats.is_finished(), "the session ended");
 
     // A gateway that is told to go says goodbye and releases its Lease, so that its Sites are not waited for.
     beats.abort();
@@ -470,7 +475,6 @@ async fn sites_of_a_gateway_that_is_gone_are_kept_by_the_next_or_called_lost() {
     let (status, reason) = tokio::join!(status, session.goodbye());
     assert_eq!(reason, Reason::Shutdown);
     assert!(status.unwrap().success());
-    let leases: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(hub.plane.client(), SYSTEM);
     let lease = leases.get("gw-b").await.unwrap();
     assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(""));
 }

@@ -258,7 +258,9 @@ impl Scheduler {
     }
 
     fn gang_gone(&mut self, key: &ObjectKey) {
-        self.gangs.remove(key);
+        if let Some(entry) = self.gangs.remove(key) {
+            self.taken_over.remove(&(entry.facts.created, key.clone()));
+        }
         self.queue.remove(&Work::Gang(key.clone()));
         if !self.cache.release(key, |_| true).is_empty() {
             self.queue.wake();
@@ -268,8 +270,10 @@ impl Scheduler {
     fn bound(&mut self, binding: &Binding) {
         let Some(key) = &binding.gang else { return };
         let Some(entry) = self.gangs.get_mut(key) else { return };
-        entry.binding.remove(&binding.pod.name);
-        entry.note_bound(&binding.pod.name, &binding.node);
+        // A gang that was made anew under the name does not know the bindings of the one before.
+        if entry.binding.remove(&binding.pod.name) {
+            entry.note_bound(&binding.pod.name, &binding.node);
+        }
         if entry.binding.is_empty() {
             self.queue_gang(key);
         }

@@ -344,6 +344,26 @@ fn a_gang_made_anew_under_its_name_is_another_one() {
 }
 
 #[test]
+fn a_gang_made_anew_has_no_part_in_the_bindings_of_the_one_before() {
+    let mut world = World::new(&[("a", 8)]);
+    world.set_gang("g", Mode::Run, &[("m-0", 8, None)]);
+    world.create_pods_of("g");
+    while world.hear() {}
+    assert_eq!(world.turn(), Some(Outcome::Binding));
+    let Action::Bind(binding) = world.outbox.remove(0) else { panic!("a binding") };
+    world.delete_pod("m-0");
+    world.delete_gang("g");
+    world.set_gang("g", Mode::Run, &[("m-0", 8, None)]);
+    while world.hear() {}
+    world.scheduler.handle(Event::Bound(binding), world.now);
+    world.settle_now();
+    assert_eq!(world.phase("g"), None, "its pod is still to come");
+    world.create_pods_of("g");
+    world.settle_now();
+    assert_eq!((world.phase("g"), world.node_of("m-0")), (Some(GangPhase::Bound), Some("a")));
+}
+
+#[test]
 fn deleting_a_gang_gives_its_room_back() {
     let mut world = World::new(&[("a", 8)]);
     world.set_gang("g", Mode::Hold, &[("m-0", 8, None)]);

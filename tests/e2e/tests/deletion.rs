@@ -72,6 +72,12 @@ async fn deleting_in_any_state_leaves_no_pod_slice_or_namespace() -> Result<()> 
     clusters::delete(&client, "default", "asleep").await?;
     nothing_left(&network, since, "suspended").await?;
 
+    clusters::create(&client, "default", &with_spec(pods("done", 2, 8, H100), &json!({"duration": "1s"}))).await?;
+    clusters::wait_state(&client, "default", "done", "Complete", LIMIT).await?;
+    let since = Instant::now();
+    clusters::delete(&client, "default", "done").await?;
+    nothing_left(&network, since, "complete").await?;
+
     clusters::create_namespace(&client, "tenant").await?;
     for index in 0..6 {
         clusters::create(&client, "tenant", &pods(&format!("c{index}"), 2, 8, H100)).await?;

@@ -33,7 +33,10 @@ async fn after_50_random_kills_all_converges_and_no_member_ran_twice() -> Result
     let network = Network::start(options).await?;
     let client = network.client();
     // Printed, so that a failing run can be repeated with the same choices.
-    let seed: u64 = std::env::var("ATOLL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 = match std::env::var("ATOLL_SEED") {
+        Ok(seed) => seed.parse().expect("ATOLL_SEED is a number"),
+        Err(_) => rand::random(),
+    };
     println!("ATOLL_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
 

@@ -11,6 +11,7 @@ pub mod controlplane;
 mod error;
 pub mod kubeconfig;
 pub mod kwok;
+mod locks;
 pub mod nodes;
 pub mod oci;
 pub mod pki;

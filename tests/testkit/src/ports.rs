@@ -1,14 +1,12 @@
 //! Free ports, without races between tests that run at the same time.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     net::{Ipv4Addr, TcpListener, UdpSocket},
     sync::atomic::{AtomicU16, Ordering},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
-use crate::{Error, Result, error::Doing as _};
+use crate::{Error, Result, locks::Locks};
 
 /// Below Linux's ephemeral ports, so that no outgoing connection takes one.
 const FIRST: u16 = 20_000;
@@ -26,21 +24,15 @@ impl Port {
     /// Leases a free port.
     pub fn lease() -> Result<Self> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let dir = std::env::temp_dir().join("atoll-testkit-ports");
-        fs::create_dir_all(&dir).doing(format!("make {}", dir.display()))?;
+        let locks = Locks::open("atoll-testkit-ports")?;
         // Processes start at different places so that they seldom meet.
         let start = std::process::id().wrapping_mul(97) % u32::from(COUNT);
         for _ in 0..COUNT {
             let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
             let number = FIRST + u16::try_from((start + step) % u32::from(COUNT)).unwrap_or(0);
-            let path = dir.join(number.to_string());
-            let lock = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)
-                .doing(format!("open {}", path.display()))?;
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && is_free(number) {
+            if let Some(lock) = locks.try_take(number)?
+                && is_free(number)
+            {
                 return Ok(Self { number, _lock: lock });
             }
         }

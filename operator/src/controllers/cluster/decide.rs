@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use atoll_api::{Cluster, ClusterSlice, ClusterStatus};
+use atoll_api::{Cluster, ClusterSlice, ClusterStatus, PlacementStatus};
 use atoll_convert::{ClusterTerms, cluster_state, committed, holdings, orphan_state, slice_state};
 use atoll_core::cluster::{self as core, Member, SliceAction, Step};
 use atoll_core::inventory::Holding;
@@ -11,10 +11,10 @@ use atoll_core::placement::{self, Decision, Refusal, RefusalKind, Request};
 use kube::ResourceExt;
 
 use super::commit::{Frame, commit, placed};
-use super::engine::{Engine, Now};
 use super::entry::{Entry, Order};
-use super::notes;
+use super::notes::notes;
 use super::slices::{Wanted, build};
+use super::state::{Now, State};
 use super::status::{Facts, compose, invalid, is_transition};
 use super::writer::{Job, SliceWrite};
 
@@ -30,7 +30,21 @@ pub(super) struct Pass {
     revision: u64,
 }
 
-impl Engine {
+/// What was asked, decided and refused for one Cluster.
+struct Verdict<'a> {
+    uid: &'a str,
+    object: &'a Arc<Cluster>,
+    terms: &'a ClusterTerms,
+    /// What its lifecycle asks for.
+    step: Step,
+    /// Where its new members go.
+    decision: Option<Decision>,
+    /// Why they go nowhere.
+    refusal: Option<Refusal>,
+    now: Now,
+}
+
+impl State {
     /// One round of decisions.
     pub(super) fn pass(&mut self, now: Now) {
         let mut todo = std::mem::take(&mut self.dirty);
@@ -67,7 +81,7 @@ impl Engine {
     fn set_holdings(&mut self, uid: &str, held: Vec<Holding>) {
         if self.inventory.holdings(uid) != held {
             self.inventory.set_holdings(uid, held);
-            self.counts_changed();
+            self.unshown = true;
         }
     }
 
@@ -80,6 +94,9 @@ impl Engine {
             self.unschedule(uid);
             self.entries.remove(uid);
             self.waiting.remove(uid);
+            if let Some(lead) = &self.lead {
+                lead.writer.forget(uid);
+            }
             return;
         }
         let slices: Vec<core::Slice> = entry.slices.values().map(|slice| slice_state(slice)).collect();
@@ -122,15 +139,15 @@ impl Engine {
         if let Some(at) = step.wake {
             self.schedule(uid, at);
         }
-        if step.recommits() || decision.is_some() {
-            self.commit(uid, &object, &terms, &step, decision.as_ref(), refusal.as_ref(), pass.now);
-        } else if !step.slices.is_empty() || step.delete {
-            self.follow(uid, Some(&object), step, pass.now);
+        let verdict = Verdict { uid, object: &object, terms: &terms, step, decision, refusal, now: pass.now };
+        if verdict.step.recommits() || verdict.decision.is_some() {
+            self.commit(&verdict);
+        } else if !verdict.step.slices.is_empty() || verdict.step.delete {
+            self.follow(uid, Some(&object), verdict.step, pass.now);
         } else if state.finished_at.is_none() {
-            let old = object.status.clone().unwrap_or_default();
-            let placement = old.placement.clone();
-            let status = self.compose(uid, &object, &terms, &step, refusal.as_ref(), state.epoch, placement, pass.now);
-            self.tell(uid, &object, &old, status, pass.now);
+            let placement = object.status.as_ref().and_then(|status| status.placement.clone());
+            let status = self.compose(&verdict, state.epoch, placement);
+            self.tell(uid, &object, &object.status.clone().unwrap_or_default(), status, pass.now);
         }
     }
 
@@ -271,7 +288,7 @@ impl Engine {
     fn orphan(&mut self, uid: &str, slices: &[core::Slice], pass: &Pass) {
         self.forget(uid);
         let Some(entry) = self.entries.get(uid) else { return };
-        if entry.confirmed_gone || slices.iter().all(|slice| slice.deleting) {
+        if entry.confirmed_gone || slices.iter().all(|slice| slice.deletion != core::Deletion::None) {
             let step = self.next(&orphan_state(), slices, &BTreeSet::new(), pass.now);
             return self.follow(uid, None, step, pass.now);
         }
@@ -315,36 +332,27 @@ impl Engine {
     }
 
     /// The one commit point: one PUT with the placement and everything that is said about it.
-    #[expect(clippy::too_many_arguments, reason = "what was asked, decided and refused stay apart")]
-    fn commit(
-        &mut self,
-        uid: &str,
-        object: &Arc<Cluster>,
-        terms: &ClusterTerms,
-        step: &Step,
-        decision: Option<&Decision>,
-        refusal: Option<&Refusal>,
-        now: Now,
-    ) {
+    fn commit(&mut self, verdict: &Verdict<'_>) {
         let Some(term) = self.lead.as_ref().map(|lead| lead.term) else { return };
+        let Verdict { uid, object, terms, step, decision, .. } = verdict;
         let old = object.status.clone().unwrap_or_default();
         let used = u64::try_from(old.epoch).unwrap_or_default();
         let frame = Frame {
             epoch: used.max(step.adopt.unwrap_or_default()).saturating_add(1),
             term,
-            now: now.wall,
+            now: verdict.now.wall,
             gpus: terms.gpus_per_member,
             fence: object.spec.disconnection.times.clone(),
         };
-        let placement = commit(old.placement.as_ref(), &step.keep, decision, &frame);
+        let placement = commit(old.placement.as_ref(), &step.keep, decision.as_ref(), &frame);
         let mut held = self.kept(uid, object, &step.keep);
-        let new = decision.map(|decision| placed(decision, frame.epoch)).unwrap_or_default();
+        let new = decision.as_ref().map(|decision| placed(decision, frame.epoch)).unwrap_or_default();
         held.extend(new.into_iter().map(|member| holding(member, terms.gpus_per_member)));
         held.sort();
         let status = if old.finished_at.is_some() {
             ClusterStatus { placement: None, epoch: i64::try_from(frame.epoch).unwrap_or(i64::MAX), ..old.clone() }
         } else {
-            self.compose(uid, object, terms, step, refusal, frame.epoch, placement, now)
+            self.compose(verdict, frame.epoch, placement)
         };
         tracing::info!(
             cluster = object.name_any(), namespace = object.namespace(), epoch = frame.epoch, term,
@@ -354,28 +362,19 @@ impl Engine {
         self.put(uid, object, &old, status);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what was asked, decided and refused stay apart")]
-    fn compose(
-        &self,
-        uid: &str,
-        object: &Cluster,
-        terms: &ClusterTerms,
-        step: &Step,
-        refusal: Option<&Refusal>,
-        epoch: u64,
-        placement: Option<atoll_api::PlacementStatus>,
-        now: Now,
-    ) -> ClusterStatus {
+    /// What the Cluster's status says of a verdict, with this epoch as the highest ever used and this commit.
+    fn compose(&self, verdict: &Verdict<'_>, epoch: u64, placement: Option<PlacementStatus>) -> ClusterStatus {
+        let Verdict { uid, object, terms, step, refusal, .. } = verdict;
         let facts = Facts {
             uid,
             generation: object.metadata.generation,
             terms: &terms.lifecycle,
             step,
-            refusal,
+            refusal: refusal.as_ref(),
             epoch,
             placement,
             endpoint: self.endpoint(uid, object, terms),
-            now: now.wall,
+            now: verdict.now.wall,
         };
         let name_of =
             |site: &str| self.inventory.site(site).map_or_else(|| site.to_owned(), |site| site.display.clone());
@@ -407,11 +406,10 @@ impl Engine {
     }
 
     fn put(&mut self, uid: &str, object: &Arc<Cluster>, old: &ClusterStatus, status: ClusterStatus) {
-        let Some(lead) = &self.lead else { return };
-        notes::publish(&lead.recorder, object, notes::notes(old, &status));
+        let notes = notes(old, &status);
         let mut cluster = Cluster::clone(object);
         cluster.status = Some(status);
-        self.dispatch(uid, Job::Status(Box::new(cluster)));
+        self.dispatch(uid, Job::Status { cluster: Box::new(cluster), notes });
     }
 }
 

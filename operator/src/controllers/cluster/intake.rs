@@ -9,10 +9,10 @@ use atoll_core::cluster::SiteState;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 
-use super::engine::{Engine, Now};
+use super::state::{Now, State};
 use crate::controllers::watch::{Change, Delta};
 
-impl Engine {
+impl State {
     /// Puts a Site into the inventory as what it is now.
     pub(super) fn offer(&mut self, name: &str, state: SiteState) {
         let Some(site) = self.sites.get(name) else { return self.inventory.remove_site(name) };
@@ -117,7 +117,7 @@ impl Engine {
     }
 
     fn take_site(&mut self, delta: Delta<Site>, now: Now) {
-        self.picture.objects = true;
+        self.unshown = true;
         self.sites_changed = true;
         let see = |engine: &mut Self, site: Site| {
             let name = site.name_any();
@@ -145,7 +145,7 @@ impl Engine {
     }
 
     fn take_node(&mut self, delta: Delta<GpuNode>) {
-        self.picture.counts = true;
+        self.unshown = true;
         match delta {
             Delta::Apply(node) => self.see_node(&node),
             Delta::Delete(node) => self.lose_node(&node.name_any()),
@@ -191,7 +191,7 @@ impl Engine {
     }
 
     fn take_model(&mut self, delta: Delta<GpuModel>) {
-        self.picture.objects = true;
+        self.unshown = true;
         let (seen, gone) = taken(delta, &mut self.models, &mut self.synced[4]);
         for name in gone {
             self.inventory.remove_model(&name);
@@ -205,7 +205,7 @@ impl Engine {
     }
 
     fn take_supplier(&mut self, delta: Delta<Supplier>) {
-        self.picture.objects = true;
+        self.unshown = true;
         taken(delta, &mut self.suppliers, &mut self.synced[5]);
     }
 

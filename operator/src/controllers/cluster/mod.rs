@@ -9,6 +9,7 @@ mod intake;
 pub mod notes;
 pub mod sites;
 pub mod slices;
+mod state;
 pub mod status;
 #[cfg(test)]
 mod status_tests;

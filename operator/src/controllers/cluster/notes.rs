@@ -1,9 +1,12 @@
 //! Events on a Cluster: one for each transition that its owner wants to know of, none for a retry.
 
+use std::sync::Arc;
+
 use atoll_api::conditions::{self, cluster as types};
 use atoll_api::{Cluster, ClusterStatus};
 use kube::Resource;
 use kube::runtime::events::{Event, EventType, Recorder};
+use tokio::sync::Semaphore;
 
 /// What an event says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +60,15 @@ pub fn notes(old: &ClusterStatus, new: &ClusterStatus) -> Vec<Note> {
     notes
 }
 
-/// Publishes `notes` without making anybody wait: an event that is lost is lost.
-pub fn publish(recorder: &Recorder, cluster: &Cluster, notes: Vec<Note>) {
-    let reference = cluster.object_ref(&());
-    for note in notes {
-        let (recorder, reference) = (recorder.clone(), reference.clone());
-        tokio::spawn(async move {
+/// Publishes `notes` without making anybody wait: an event that is lost is lost. At most so many at once as `places` has.
+pub fn publish(recorder: &Recorder, places: &Arc<Semaphore>, cluster: &Cluster, notes: Vec<Note>) {
+    if notes.is_empty() {
+        return;
+    }
+    let (recorder, places, reference) = (recorder.clone(), Arc::clone(places), cluster.object_ref(&()));
+    tokio::spawn(async move {
+        for note in notes {
+            let _place = places.acquire().await;
             let event = Event {
                 type_: if note.warning { EventType::Warning } else { EventType::Normal },
                 action: note.reason.clone(),
@@ -73,8 +79,8 @@ pub fn publish(recorder: &Recorder, cluster: &Cluster, notes: Vec<Note>) {
             if let Err(error) = recorder.publish(&event, &reference).await {
                 tracing::debug!(%error, "an event could not be published");
             }
-        });
-    }
+        }
+    });
 }
 
 #[cfg(test)]

@@ -9,6 +9,10 @@ use atoll_convert::site_state;
 use atoll_core::cluster::{Millis, SiteState};
 use k8s_openapi::api::coordination::v1::Lease;
 
+/// What is gone for so long is forgotten: every fence, 2 hours at most, has expired long ago, and what is not known to
+/// have gone later counts as gone since the beginning.
+const REMEMBERED: Millis = 24 * 3_600 * 1_000;
+
 /// A gateway's Lease as this process saw it.
 #[derive(Clone, Debug)]
 struct Seen {
@@ -47,7 +51,7 @@ impl Sites {
     /// Removes a Site.
     pub fn remove(&mut self, name: &str, now: Millis) {
         if self.objects.remove(name).is_some() {
-            self.gone.insert(name.to_owned(), now);
+            self.note_gone(name.to_owned(), now);
         }
     }
 
@@ -77,8 +81,13 @@ impl Sites {
     /// A Lease is gone.
     pub fn remove_lease(&mut self, name: &str, now: Millis) {
         if self.leases.remove(name).is_some() {
-            self.gone.insert(lease_key(name), now);
+            self.note_gone(lease_key(name), now);
         }
+    }
+
+    fn note_gone(&mut self, key: String, now: Millis) {
+        self.gone.retain(|_, since| now.saturating_sub(*since) < REMEMBERED);
+        self.gone.insert(key, now);
     }
 
     /// Names of all Leases.
@@ -196,5 +205,17 @@ mod tests {
         assert_eq!(sites.state("a", secs(0)), SiteState::Live);
         sites.remove("a", 9);
         assert_eq!(sites.state("a", secs(0)), SiteState::Lost { since: 9 });
+    }
+
+    #[test]
+    fn what_is_gone_for_long_is_forgotten_and_stays_lost() {
+        let mut sites = Sites::default();
+        sites.begin(5);
+        for n in 0..100 {
+            sites.upsert(format!("site-{n}"), site("True", &json!(null)));
+            sites.remove(&format!("site-{n}"), 9 + n * REMEMBERED);
+        }
+        assert_eq!(sites.gone.len(), 1);
+        assert_eq!(sites.state("site-0", secs(0)), SiteState::Lost { since: 5 });
     }
 }

@@ -9,14 +9,20 @@ use atoll_runtime::backoff::Backoff;
 use atoll_runtime::leader::Leadership;
 use futures::future::join_all;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::Recorder;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
+use super::notes::{self, Note};
+use crate::controllers::failure::Failure;
 use crate::metrics::Metrics;
 
 /// Requests in flight.
 const IN_FLIGHT: usize = 64;
+/// Events in flight: they must not hold up commits.
+const EVENTS_IN_FLIGHT: usize = 16;
 /// A resourceVersion that no object reaches: the watch is awaited until it says that the object is gone.
 pub const GONE: u64 = u64::MAX;
 
@@ -35,7 +41,12 @@ pub enum SliceWrite {
 #[derive(Clone, Debug)]
 pub enum Job {
     /// PUT of the status, with the resourceVersion that it was decided on.
-    Status(Box<Cluster>),
+    Status {
+        /// The Cluster with its new status.
+        cluster: Box<Cluster>,
+        /// What its owner is told once that is written.
+        notes: Vec<Note>,
+    },
     /// Slices.
     Slices(Vec<SliceWrite>),
     /// Deletion of the Cluster itself.
@@ -77,8 +88,11 @@ pub struct Outcome {
 pub struct Writer {
     client: Client,
     leadership: Arc<Leadership>,
+    recorder: Recorder,
     metrics: Metrics,
+    shutdown: CancellationToken,
     permits: Arc<Semaphore>,
+    events: Arc<Semaphore>,
     backoff: Arc<Backoff<String>>,
 }
 
@@ -88,50 +102,24 @@ pub fn version(object: &impl ResourceExt) -> u64 {
     object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
-/// What an error means for who wrote.
-enum Failure {
-    /// Somebody else wrote first.
-    Conflict,
-    /// The object is gone.
-    Gone,
-    /// The API server refused; the same write again is refused again.
-    Refused(kube::Error),
-    /// It is not known whether the write happened.
-    Unknown(kube::Error),
-    /// Leadership ended before the write.
-    NotLeading,
-}
-
-impl Failure {
-    fn of(error: kube::Error) -> Self {
-        match &error {
-            kube::Error::Api(status) if status.is_conflict() => Self::Conflict,
-            kube::Error::Api(status) if status.is_not_found() => Self::Gone,
-            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => Self::Refused(error),
-            _ => Self::Unknown(error),
-        }
-    }
-
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Conflict => "conflict",
-            Self::Gone => "gone",
-            Self::Refused(_) => "refused",
-            Self::Unknown(_) => "unreachable",
-            Self::NotLeading => "not_leading",
-        }
-    }
-}
-
 impl Writer {
-    /// A writer for this term.
+    /// A writer for this term. After `shutdown` nothing is tried again.
     #[must_use]
-    pub fn new(client: Client, leadership: Arc<Leadership>, metrics: Metrics) -> Self {
+    pub fn new(
+        client: Client,
+        leadership: Arc<Leadership>,
+        recorder: Recorder,
+        metrics: Metrics,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             client,
             leadership,
+            recorder,
             metrics,
+            shutdown,
             permits: Arc::new(Semaphore::new(IN_FLIGHT)),
+            events: Arc::new(Semaphore::new(EVENTS_IN_FLIGHT)),
             backoff: Arc::new(Backoff::new(Duration::from_millis(200), Duration::from_secs(30))),
         }
     }
@@ -141,7 +129,7 @@ impl Writer {
     pub async fn perform(&self, uid: String, job: Job) -> Outcome {
         let mut outcome = Outcome { uid: uid.clone(), ..Outcome::default() };
         match job {
-            Job::Status(cluster) => self.put_status(&cluster, &mut outcome).await,
+            Job::Status { cluster, notes } => self.put_status(&cluster, notes, &mut outcome).await,
             Job::Slices(writes) => {
                 for done in join_all(writes.iter().map(|write| self.write_slice(&uid, write))).await {
                     match done {
@@ -178,7 +166,12 @@ impl Writer {
         self.backoff.next(uid)
     }
 
-    async fn put_status(&self, cluster: &Cluster, outcome: &mut Outcome) {
+    /// Nothing is left of a Cluster.
+    pub fn forget(&self, uid: &str) {
+        self.backoff.reset(&uid.to_owned());
+    }
+
+    async fn put_status(&self, cluster: &Cluster, notes: Vec<Note>, outcome: &mut Outcome) {
         let api: Api<Cluster> = Api::namespaced(self.client.clone(), &cluster.namespace().unwrap_or_default());
         let name = cluster.name_any();
         let timer = self.metrics.commit_seconds.start_timer();
@@ -190,6 +183,7 @@ impl Writer {
             Ok(written) => {
                 outcome.cluster = Some(version(&written));
                 outcome.committed = true;
+                notes::publish(&self.recorder, &self.events, cluster, notes);
             }
             // The watch brings what was written instead; this read only says how far it must have come.
             Err(Failure::Conflict) => match self.until_known("Cluster", &outcome.uid, || api.get_opt(&name)).await {
@@ -256,7 +250,7 @@ impl Writer {
         }
     }
 
-    /// Repeats a request until its fate is known.
+    /// Repeats a request until its fate is known, leadership ends, or the process does.
     async fn until_known<T, F>(&self, kind: &str, uid: &str, request: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, kube::Error>>,
@@ -267,7 +261,12 @@ impl Writer {
                 if !self.leadership.may_write() {
                     return Err(Failure::NotLeading);
                 }
-                match request().await {
+                let answer = tokio::select! {
+                    answer = request() => answer,
+                    // What has not arrived by now must not arrive when another process leads.
+                    () = self.leadership.lapsed() => return Err(Failure::NotLeading),
+                };
+                match answer {
                     Ok(answer) => return Ok(answer),
                     Err(error) => Failure::of(error),
                 }
@@ -281,7 +280,11 @@ impl Writer {
                 }
                 _ => return Err(failure),
             }
-            tokio::time::sleep(self.backoff.next(&uid.to_owned())).await;
+            tokio::select! {
+                // Whoever leads next reads what became of it.
+                () = self.shutdown.cancelled() => return Err(failure),
+                () = tokio::time::sleep(self.backoff.next(&uid.to_owned())) => {}
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A session has two parts. While its stream lives it grants leases and carries slices, reports and inventory. After
 //! that it waits, silent, for as long as the Site may be silent, and notes the Site as absent if no newer session came.
 
-mod pulse;
+mod ended;
 mod stream;
 mod sync;
 
@@ -17,61 +17,23 @@ use atoll_wire::limits::{HELLO_SECONDS, MAX_SLICES, MAX_WORD_BYTES};
 use atoll_wire::v1::{self, agent_message::Message as FromAgent, goodbye::Reason, hub_message::Message as ToAgent};
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
-use kube::ResourceExt as _;
 use kube::api::ListParams;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tonic::Status;
 
-use self::pulse::Pulse;
-pub use self::pulse::Rhythm;
+use self::ended::{Ended, Outbox, SLOW_READER};
 use self::stream::Live;
-use super::Gateway;
-use super::cache::key_of;
+use super::pulse::Pulse;
 use super::registry::{End, Mailbox};
+use super::shared::Gateway;
 use super::sites::{ClaimError, Claimant, Loss};
 
-/// How long an agent may take to read what it is sent before its session ends.
-const SLOW_READER: Duration = Duration::from_secs(20);
 /// How long a new session waits for the one before it to fall silent.
 const SUPERSEDE: Duration = Duration::from_secs(5);
 /// How long the cache may take to be as new as the API server.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// The list that the cache is compared with is asked for anew so often.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
-
-/// Messages to an agent, bounded.
-pub type Outbox = mpsc::Sender<Result<v1::HubMessage, Status>>;
-
-/// Why a session ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Ended {
-    /// Its agent went away, or does not read.
-    Closed,
-    /// No heartbeat for too long.
-    Silent,
-    /// The agent broke the protocol.
-    Protocol(String),
-    /// The gateway is going away, or must not grant any more.
-    Shutdown(&'static str),
-    /// Something happened to the Site.
-    Told(End),
-}
-
-impl Ended {
-    fn goodbye(&self) -> Option<v1::Goodbye> {
-        let (reason, message) = match self {
-            Self::Closed => return None,
-            Self::Silent => (Reason::Silent, "no heartbeat for too long"),
-            Self::Protocol(message) => (Reason::Protocol, message.as_str()),
-            Self::Shutdown(message) => (Reason::Shutdown, *message),
-            Self::Told(End::Superseded) => (Reason::Superseded, "a newer session of this Site has begun"),
-            Self::Told(End::Suspended) => (Reason::Suspended, "this Site is suspended"),
-            Self::Told(End::CalledLost) => (Reason::Silent, "the hub has called this Site absent"),
-            Self::Told(End::Unknown) => (Reason::Suspended, "this Site is not known to the hub any more"),
-        };
-        Some(v1::Goodbye { reason: reason.into(), message: message.to_owned() })
-    }
-}
 
 /// A session could not be begun.
 #[derive(Debug, thiserror::Error)]
@@ -136,11 +98,17 @@ pub async fn run(
             return refuse(&gateway, &name, &outbox, &error).await;
         }
     };
-    let number = begun.number;
-    tracing::info!(site = name, session = number, agent = begun.hello.agent_version, "session begins");
+    let Begun { site, number, hello, pulse, lapses } = begun;
+    tracing::info!(site = name, session = number, agent = hello.agent_version, "session begins");
     let guard = gateway.metrics.session();
-    let mut live = Live::new(&gateway, &mailbox, begun.site, begun.pulse, outbox);
-    let ended = live.serve(&begun.hello, number, begun.lapses, &mut inbound).await;
+    let mut live = Live::new(&gateway, &mailbox, site, pulse, outbox);
+    let welcomed = live.welcome(&hello, number).await;
+    // It may name ten thousand slices, and is not needed any more.
+    drop(hello);
+    let ended = match welcomed {
+        Ok(()) => live.serve(lapses, &mut inbound).await,
+        Err(ended) => ended,
+    };
     let pulse = live.close(&ended);
     mailbox.quiet.cancel();
     drop(guard);
@@ -280,28 +248,4 @@ async fn linger(gateway: &Gateway, mailbox: &Mailbox, pulse: Pulse) -> Option<&'
         }
     }
     Some(site_reason::HEARTBEATS_MISSED)
-}
-
-impl Gateway {
-    /// How often a Site sends heartbeats now, and how long it may be silent.
-    fn rhythm(&self, site: &str) -> Rhythm {
-        let slices = self.caches.slices.group(site);
-        self.settings.rhythm.of(pulse::shortest_stop(slices.iter().map(AsRef::as_ref)))
-    }
-}
-
-/// The cached nodes of a Site, as its agent said them.
-fn reported_nodes(gateway: &Gateway, site: &str) -> Vec<v1::Node> {
-    gateway.caches.nodes.group(site).iter().map(|node| super::inventory::reported(node)).collect()
-}
-
-/// Whether the agent's inventory is not what the hub has.
-fn wants_inventory(gateway: &Gateway, site: &Site, hello: &v1::Hello) -> bool {
-    let nodes = reported_nodes(gateway, &site.name_any());
-    hello.inventory_digest != atoll_wire::digest::inventory(&nodes)
-}
-
-/// Keys of the cached slices of a Site.
-fn slice_keys(gateway: &Gateway, site: &str) -> Vec<(String, Arc<ClusterSlice>)> {
-    gateway.caches.slices.group(site).into_iter().map(|slice| (key_of(&slice.metadata), slice)).collect()
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use atoll_api::Site;
 use atoll_api::names::hub_gpu_node_name;
+use atoll_api::{ClusterSlice, Site};
 use atoll_runtime::clock::boot_time;
 use atoll_wire::limits::{MAX_NODES, MAX_NODES_PER_MESSAGE, MAX_SLICES};
 use atoll_wire::v1::{self, agent_message::Message as FromAgent, hub_message::Message as ToAgent};
@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::pulse::Pulse;
+use super::ended::{Ended, Outbox, SLOW_READER};
 use super::sync::{self, Delivery, Sent, SliceError};
-use super::{Ended, Outbox, SLOW_READER, reported_nodes, slice_keys, wants_inventory};
-use crate::gateway::Gateway;
 use crate::gateway::cache::key_of;
 use crate::gateway::metrics::Refused;
+use crate::gateway::pulse::Pulse;
 use crate::gateway::registry::{Mailbox, News};
+use crate::gateway::shared::Gateway;
 use crate::gateway::writer::SliceNews;
 use crate::gateway::{inventory, reports};
 
@@ -61,17 +61,45 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Welcomes the agent, sends what it lacks, then carries news both ways until the session ends.
+    /// Welcomes the agent and sends what it lacks.
+    pub async fn welcome(&mut self, hello: &v1::Hello, number: i64) -> Result<(), Ended> {
+        let want_full_inventory = self.wants_inventory(hello);
+        if !want_full_inventory {
+            let nodes = self.reported_nodes();
+            self.nodes = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+            // The catalogue may have changed while the Site was away.
+            self.write_nodes();
+        }
+        let session = u64::try_from(number).unwrap_or(0);
+        self.send("welcome", ToAgent::Welcome(v1::Welcome { session, want_full_inventory })).await?;
+
+        let held = sync::held(hello);
+        let slices = self.slices();
+        if slices.len() > MAX_SLICES {
+            tracing::error!(site = self.name, slices = slices.len(), "more slices than the protocol is made for");
+        }
+        let mut listed = Vec::new();
+        for (key, slice) in slices {
+            match sync::first(&slice, &held) {
+                Ok((sent, delivery)) => {
+                    if sync::is_listed(&slice) {
+                        listed.push(sent.key().clone());
+                    }
+                    self.sent.insert(key, sent);
+                    self.deliver(delivery).await?;
+                }
+                Err(error) => self.cannot_send(&key, &error),
+            }
+        }
+        self.send("sync_complete", ToAgent::SyncComplete(v1::SyncComplete { slices: listed })).await
+    }
+
+    /// Carries news both ways until the session ends.
     pub async fn serve(
         &mut self,
-        hello: &v1::Hello,
-        number: i64,
         mut lapses: watch::Receiver<u64>,
         inbound: &mut (impl Stream<Item = Result<v1::AgentMessage, Status>> + Unpin),
     ) -> Ended {
-        if let Err(ended) = self.welcome(hello, number).await {
-            return ended;
-        }
         loop {
             let Some(left) = self.pulse.left(boot_time()) else { return Ended::Silent };
             let step = tokio::select! {
@@ -103,36 +131,20 @@ impl<'a> Live<'a> {
         self.pulse
     }
 
-    async fn welcome(&mut self, hello: &v1::Hello, number: i64) -> Result<(), Ended> {
-        let want_full_inventory = wants_inventory(self.gateway, &self.site, hello);
-        if !want_full_inventory {
-            let nodes = reported_nodes(self.gateway, &self.name);
-            self.nodes = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
-            // The catalogue may have changed while the Site was away.
-            self.write_nodes();
-        }
-        let session = u64::try_from(number).unwrap_or(0);
-        self.send("welcome", ToAgent::Welcome(v1::Welcome { session, want_full_inventory })).await?;
+    /// The cached nodes of the Site, as its agent said them.
+    fn reported_nodes(&self) -> Vec<v1::Node> {
+        self.gateway.caches.nodes.group(&self.name).iter().map(|node| inventory::reported(node)).collect()
+    }
 
-        let held = sync::held(hello);
-        let slices = slice_keys(self.gateway, &self.name);
-        if slices.len() > MAX_SLICES {
-            tracing::error!(site = self.name, slices = slices.len(), "more slices than the protocol is made for");
-        }
-        let mut listed = Vec::new();
-        for (key, slice) in slices {
-            match sync::first(&slice, &held) {
-                Ok((sent, delivery)) => {
-                    if sync::is_listed(&slice) {
-                        listed.push(sent.key().clone());
-                    }
-                    self.sent.insert(key, sent);
-                    self.deliver(delivery).await?;
-                }
-                Err(error) => self.cannot_send(&key, &error),
-            }
-        }
-        self.send("sync_complete", ToAgent::SyncComplete(v1::SyncComplete { slices: listed })).await
+    /// Whether the agent's inventory is not what the hub has.
+    fn wants_inventory(&self, hello: &v1::Hello) -> bool {
+        hello.inventory_digest != atoll_wire::digest::inventory(&self.reported_nodes())
+    }
+
+    /// The cached slices of the Site with their keys.
+    fn slices(&self) -> Vec<(String, Arc<ClusterSlice>)> {
+        let slices = self.gateway.caches.slices.group(&self.name);
+        slices.into_iter().map(|slice| (key_of(&slice.metadata), slice)).collect()
     }
 
     async fn tell(&mut self, news: News) -> Result<(), Ended> {

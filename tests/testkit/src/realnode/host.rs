@@ -6,15 +6,13 @@
 //! used, and the slot's next owner starts by removing what it finds.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
-
-use crate::{Error, Result, error::Doing as _};
+use crate::{Error, Result, error::Doing as _, locks::Locks};
 
 const SLOTS: u8 = 16;
 
@@ -28,17 +26,9 @@ pub(super) struct Slot {
 impl Slot {
     /// Takes a free slot, cleans it and makes its bridge and cgroup.
     pub fn take() -> Result<Self> {
-        let dir = std::env::temp_dir().join("atoll-testkit-nodes");
-        fs::create_dir_all(&dir).doing(format!("make {}", dir.display()))?;
+        let locks = Locks::open("atoll-testkit-nodes")?;
         for number in 0..SLOTS {
-            let path = dir.join(number.to_string());
-            let lock = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)
-                .doing(format!("open {}", path.display()))?;
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if let Some(lock) = locks.try_take(number.into())? {
                 let slot = Self { number, _lock: lock };
                 slot.clean();
                 slot.prepare()?;

@@ -9,6 +9,7 @@ use atoll_api::Cluster;
 use atoll_bench::{Figure, percentile, report};
 use atoll_e2e::{Network, NetworkOptions, clusters, demo_network, judge};
 use atoll_testkit::wait::wait_all;
+use clap::Parser;
 use futures::future::try_join_all;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
@@ -26,8 +27,14 @@ const MEMBERS: u32 = 8;
 /// How often the crowd is applied.
 const RUNS: usize = 5;
 
+/// Times how long Clusters take from `kubectl apply` to Running; takes about six minutes.
+#[derive(Debug, Parser)]
+#[command(name = "bench-apply")]
+struct Args {}
+
 #[tokio::main]
 async fn main() -> Result<()> {
+    Args::parse();
     let mut options = NetworkOptions::new(demo_network::sites());
     options.hub.operators = 1;
     let nodes: u32 = options.sites.iter().flat_map(|site| &site.nodes).map(|profile| profile.count).sum();
@@ -40,10 +47,10 @@ async fn main() -> Result<()> {
     let network = Network::start(options).await?;
 
     let singles = singles(&network).await.context("single Clusters")?;
-    let mut crowds = Vec::new();
-    let mut hands = Vec::new();
+    let (mut crowds, mut spanning, mut hands) = (Vec::new(), 0, Vec::new());
     for run in 1..=RUNS {
-        let crowd = crowd(&network).await.with_context(|| format!("crowd {run}"))?;
+        let (crowd, over_sites) = crowd(&network).await.with_context(|| format!("crowd {run}"))?;
+        spanning = over_sites;
         let hand = by_hand::run(&network, CROWD, MEMBERS).await.with_context(|| format!("by hand {run}"))?;
         println!(
             "run {run} of {RUNS}: {CROWD} at once {:.2} s, by hand {:.2} s",
@@ -55,7 +62,9 @@ async fn main() -> Result<()> {
     }
 
     let single = format!("one Cluster of {MEMBERS} members that must span Sites, {SINGLES} times; {place}");
-    let many = format!("{CROWD} Clusters of {MEMBERS} members in one kubectl apply, median of {RUNS} runs; {place}");
+    let many = format!(
+        "{CROWD} Clusters of {MEMBERS} members of 1 GPU in one kubectl apply, {spanning} of them over several Sites, median of {RUNS} runs; {place}"
+    );
     let hand = format!(
         "namespaces, services and pods of {CROWD} x {MEMBERS} members created on the Sites and bound to nodes by hand until Running, nothing on the hub, median of {RUNS} runs; {place}"
     );
@@ -101,8 +110,7 @@ async fn singles(network: &Network) -> Result<Vec<Duration>> {
         );
         took.push(apply(network, &[cluster]).await?.pop().context("one time")?);
         let placed = clusters::api(&client, NAMESPACE).get(&name).await?;
-        let sites = placed.status.and_then(|status| status.placement).map_or(0, |placement| placement.sites.len());
-        ensure!(sites > 1, "the Cluster should span Sites, it is on {sites}");
+        ensure!(sites(&placed) > 1, "the Cluster should span Sites, it is on {}", sites(&placed));
         clusters::delete(&client, NAMESPACE, &name).await?;
         judge::settled(network, LIMIT).await?;
     }
@@ -117,7 +125,8 @@ fn free_nodes(network: &Network, site: &str, prefix: &str) -> Result<u32> {
 }
 
 /// Times many Clusters in one `kubectl apply`.
-async fn crowd(network: &Network) -> Result<Vec<Duration>> {
+/// Gives the times, and how many of them ended up on more than one Site.
+async fn crowd(network: &Network) -> Result<(Vec<Duration>, usize)> {
     let crowd: Vec<Value> = (0..CROWD)
         .map(|index| {
             let any_gpu = json!({"gpu": {"models": [], "memory": "20Gi"}});
@@ -125,9 +134,17 @@ async fn crowd(network: &Network) -> Result<Vec<Duration>> {
         })
         .collect();
     let took = apply(network, &crowd).await?;
+    let placed = clusters::api(&network.client(), NAMESPACE).list(&ListParams::default()).await?;
+    let spanning = placed.iter().filter(|cluster| sites(cluster) > 1).count();
     judge::settled(network, LIMIT).await?;
     clear(network).await?;
-    Ok(took)
+    Ok((took, spanning))
+}
+
+/// On how many Sites a Cluster is.
+fn sites(cluster: &Cluster) -> usize {
+    let placement = cluster.status.as_ref().and_then(|status| status.placement.as_ref());
+    placement.map_or(0, |placement| placement.sites.len())
 }
 
 /// Applies Clusters and gives how long after the start of `kubectl apply` each was Running.

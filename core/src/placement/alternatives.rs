@@ -1,11 +1,11 @@
-//! What would fit instead, from one survey: no probe looks at the inventory again.
+//! What would fit instead, from one survey: nothing here looks at the inventory again.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::Request;
 use super::filter::Filter;
 use super::refusal::{Change, Fit};
+use super::request::Request;
 use super::survey::{Near, Survey};
 use crate::words::Span;
 
@@ -35,7 +35,8 @@ fn largest(rooms: &Rooms<'_>) -> u64 {
     rooms.values().copied().max().unwrap_or(0)
 }
 
-pub(super) fn fits(request: &Request, survey: &Survey<'_>) -> Vec<Fit> {
+/// Changes with which members would be placed now, simplest first; each by itself.
+pub(super) fn alternatives(request: &Request, survey: &Survey<'_>) -> Vec<Fit> {
     let (want, need, span) = (request.want(), request.need(), request.span);
     let mut fits = Vec::new();
     let mut push = |change, members: u64| fits.push(Fit { change, members: members.min(want) });

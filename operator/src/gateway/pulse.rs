@@ -62,7 +62,7 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixtures;
+    use super::super::fixtures;
     use super::*;
 
     fn s(seconds: u64) -> Duration {
