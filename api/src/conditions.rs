@@ -91,6 +91,20 @@ pub mod site_reason {
     pub const GATEWAY_LOST: &str = "GatewayLost";
 }
 
+/// Condition types of a `GPUModel` and of a Supplier.
+pub mod offer {
+    /// `GPUModel`: connected Sites have such GPUs. Supplier: one of its Sites at least is connected.
+    pub const OFFERED: &str = "Offered";
+}
+
+/// Reasons of the conditions of a `GPUModel` and of a Supplier.
+pub mod offer_reason {
+    /// Connected Sites offer something.
+    pub const SITES_OFFER: &str = "SitesOffer";
+    /// No connected Site does.
+    pub const NO_SITE_OFFERS: &str = "NoSiteOffers";
+}
+
 /// Reasons of a refused or failed member or gang on a Site.
 pub mod member_reason {
     /// The GPUs asked for are not free on the node that the hub chose, nor elsewhere on the Site.

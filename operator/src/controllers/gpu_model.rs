@@ -1,21 +1,27 @@
 //! GPU models: how many of them the network has.
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::network::{Network, count};
-use super::owned::Owned;
+use super::owned::{Owned, offered};
 
 /// What is to be written, for every model whose status says something else.
 #[must_use]
-pub fn changes(network: &Network) -> Vec<Owned> {
+pub fn changes(network: &Network, now: Timestamp) -> Vec<Owned> {
     let mut changes = Vec::new();
     for (model, totals) in &network.models {
         let Some(name) = model.metadata.name.clone() else { continue };
         let old = model.status.clone().unwrap_or_default();
         let (gpus, free) = (count(totals.gpus), count(totals.free));
         let generation = model.metadata.generation;
-        if (old.gpus, old.free_gpus, old.observed_generation) != (gpus, free, generation) {
-            let status = json!({"observedGeneration": generation, "gpus": gpus, "freeGpus": free});
+        let conditions = vec![offered(&old.conditions, gpus, generation, now)];
+        if (old.gpus, old.free_gpus, old.observed_generation) != (gpus, free, generation)
+            || old.conditions != conditions
+        {
+            let status = json!({
+                "observedGeneration": generation, "gpus": gpus, "freeGpus": free, "conditions": conditions,
+            });
             changes.push(Owned { name, status });
         }
     }
@@ -42,9 +48,11 @@ mod tests {
         let totals = Totals { nodes: 1, gpus: 4, free: 3 };
         let network =
             |model: &GpuModel| Network { models: vec![(Arc::new(model.clone()), totals)], ..Network::default() };
-        let first = changes(&network(&model));
-        assert_eq!(first[0].status, json!({"observedGeneration": 1, "gpus": 4, "freeGpus": 3}));
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = changes(&network(&model), at(1));
+        assert_eq!((&first[0].status["gpus"], &first[0].status["freeGpus"]), (&json!(4), &json!(3)));
+        assert_eq!(first[0].status["conditions"][0]["status"], "True");
         model.status = serde_json::from_value(first[0].status.clone()).unwrap();
-        assert!(changes(&network(&model)).is_empty());
+        assert!(changes(&network(&model), at(2)).is_empty());
     }
 }

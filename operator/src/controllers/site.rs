@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
 use super::network::{Network, count};
-use super::owned::Owned;
+use super::owned::{Owned, condition};
 
 /// What is to be written, for every Site whose status says something else.
 #[must_use]
@@ -44,11 +44,7 @@ fn accepted(object: &Site, old: &SiteStatus, now: Timestamp) -> Condition {
     } else {
         (true, site_reason::JOINED, "joined with a valid token")
     };
-    let mut known: Vec<Condition> =
-        conditions::condition(&old.conditions, site::ACCEPTED).cloned().into_iter().collect();
-    let generation = object.metadata.generation;
-    conditions::set_condition(&mut known, site::ACCEPTED, holds, reason, message, generation, now);
-    known.swap_remove(0)
+    condition(&old.conditions, (site::ACCEPTED, holds), (reason, message), object.metadata.generation, now)
 }
 
 #[cfg(test)]

@@ -43,9 +43,10 @@ pub async fn run(
     let backoff = Backoff::new(ROUND, LONGEST_PAUSE);
     loop {
         let seen = Arc::clone(&network.borrow_and_update());
-        let sites = writer.write("Site", site::changes(&seen, Timestamp::now()), Api::<atoll_api::Site>::all);
-        let models = writer.write("GPUModel", gpu_model::changes(&seen), Api::<atoll_api::GpuModel>::all);
-        let suppliers = writer.write("Supplier", supplier::changes(&seen), Api::<atoll_api::Supplier>::all);
+        let now = Timestamp::now();
+        let sites = writer.write("Site", site::changes(&seen, now), Api::<atoll_api::Site>::all);
+        let models = writer.write("GPUModel", gpu_model::changes(&seen, now), Api::<atoll_api::GpuModel>::all);
+        let suppliers = writer.write("Supplier", supplier::changes(&seen, now), Api::<atoll_api::Supplier>::all);
         let (sites, models, suppliers) = tokio::join!(sites, models, suppliers);
         let failed = sites + models + suppliers;
         // What failed is tried again with the next round, which then comes by itself.

@@ -2,28 +2,45 @@
 
 use std::collections::HashMap;
 
+use atoll_api::conditions::{self, site};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::network::{Network, count};
-use super::owned::Owned;
+use super::owned::{Owned, offered};
+
+/// What a supplier's Sites bring.
+#[derive(Clone, Copy, Debug, Default)]
+struct Brought {
+    sites: u64,
+    gpus: u64,
+    /// GPUs of connected Sites.
+    offered: u64,
+}
 
 /// What is to be written, for every supplier whose status says something else.
 #[must_use]
-pub fn changes(network: &Network) -> Vec<Owned> {
-    let mut brought: HashMap<&str, (u64, u64)> = HashMap::new();
-    for (site, totals) in &network.sites {
-        let (sites, gpus) = brought.entry(&site.spec.supplier).or_default();
-        *sites += 1;
-        *gpus += totals.gpus;
+pub fn changes(network: &Network, now: Timestamp) -> Vec<Owned> {
+    let mut brought: HashMap<&str, Brought> = HashMap::new();
+    for (object, totals) in &network.sites {
+        let own = brought.entry(&object.spec.supplier).or_default();
+        own.sites += 1;
+        own.gpus += totals.gpus;
+        if object.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, site::CONNECTED)) {
+            own.offered += totals.gpus;
+        }
     }
     let mut changes = Vec::new();
     for supplier in &network.suppliers {
         let Some(name) = supplier.metadata.name.clone() else { continue };
         let old = supplier.status.clone().unwrap_or_default();
-        let (sites, gpus) = brought.get(name.as_str()).copied().unwrap_or_default();
-        let generation = supplier.metadata.generation;
-        if (old.sites, old.gpus, old.observed_generation) != (count(sites), count(gpus), generation) {
-            let status = json!({"observedGeneration": generation, "sites": count(sites), "gpus": count(gpus)});
+        let own = brought.get(name.as_str()).copied().unwrap_or_default();
+        let (sites, gpus, generation) = (count(own.sites), count(own.gpus), supplier.metadata.generation);
+        let conditions = vec![offered(&old.conditions, count(own.offered), generation, now)];
+        if (old.sites, old.gpus, old.observed_generation) != (sites, gpus, generation) || old.conditions != conditions {
+            let status = json!({
+                "observedGeneration": generation, "sites": sites, "gpus": gpus, "conditions": conditions,
+            });
             changes.push(Owned { name, status });
         }
     }
@@ -42,7 +59,9 @@ mod tests {
     fn sites_are_counted_to_their_supplier() {
         let site = |name: &str, supplier: &str, gpus| {
             let object = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Site", "metadata": {"name": name},
-                                "spec": {"supplier": supplier, "region": "eu-west"}});
+                                "spec": {"supplier": supplier, "region": "eu-west"},
+                                "status": {"conditions": [{"type": "Connected", "status": "True", "reason": "SessionLive",
+                                           "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
             (Arc::new(serde_json::from_value(object).unwrap()), Totals { nodes: 1, gpus, free: 0 })
         };
         let supplier = |name: &str| {
@@ -55,8 +74,11 @@ mod tests {
             suppliers: vec![supplier("acme"), supplier("idle")],
             ..Network::default()
         };
-        let changes = changes(&network);
-        assert_eq!(changes.len(), 1, "a supplier without Sites has nothing to say");
-        assert_eq!((changes[0].name.as_str(), &changes[0].status["gpus"]), ("acme", &json!(12)));
+        let changes = changes(&network, Timestamp::from_second(1).unwrap());
+        let said = |index: usize| {
+            let Owned { name, status } = &changes[index];
+            format!("{name} {} {}", status["gpus"], status["conditions"][0]["reason"])
+        };
+        assert_eq!([said(0), said(1)], ["acme 12 \"SitesOffer\"", "idle 0 \"NoSiteOffers\""]);
     }
 }

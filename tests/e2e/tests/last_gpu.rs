@@ -55,8 +55,15 @@ async fn wait_one_winner(network: &Network, others: usize) -> Result<String> {
             && all.iter().filter(|cluster| state(cluster) == "Running").count() == 1
             && all.iter().filter(waiting).count() == others
     };
-    let all =
-        wait_all(&api, watcher::Config::default(), "one winner and a reason for each other", LIMIT, settled).await?;
+    let what = "one winner and a reason for each other";
+    let Ok(all) = wait_all(&api, watcher::Config::default(), what, LIMIT, settled).await else {
+        // A thousand objects say less than how many there are of each kind.
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for cluster in api.list(&ListParams::default()).await? {
+            *counts.entry(format!("{}: {}", state(&cluster), message(&cluster))).or_default() += 1;
+        }
+        anyhow::bail!("no {what} within {LIMIT:?}: {counts:#?}");
+    };
     Ok(all.iter().find(|cluster| state(cluster) == "Running").map(ResourceExt::name_any).unwrap())
 }
 
