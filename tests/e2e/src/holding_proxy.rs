@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -74,8 +75,9 @@ impl HoldingProxy {
     }
 
     /// The next commit that is held.
-    pub async fn next(&mut self) -> Result<Held> {
-        self.held.recv().await.context("the proxy ended")
+    pub async fn next(&mut self, limit: Duration) -> Result<Held> {
+        let held = tokio::time::timeout(limit, self.held.recv()).await;
+        held.with_context(|| format!("no commit came within {limit:?}"))?.context("the proxy ended")
     }
 }
 

@@ -150,7 +150,7 @@ async fn a_stopped_leaders_late_commit_never_puts_two_members_on_one_gpu() -> Re
     create_buyers(&network, BUYERS - 2).await?;
     assert_eq!(wait_one_winner(&network, BUYERS - 1).await?, "first");
     clusters::delete(&client, "default", "first").await?;
-    let held = proxy.next().await?;
+    let held = proxy.next(LIMIT).await?;
     network.hub.operators[0].process.stop()?;
 
     // The second leader places a Cluster of higher priority on the same GPU.
