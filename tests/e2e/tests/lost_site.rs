@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use atoll_api::Cluster;
 use atoll_e2e::clusters::{self, pods, with_spec};
 use atoll_e2e::{Network, NetworkOptions, SiteOptions, judge};
 use atoll_testkit::nodes::NodeProfile;
 use atoll_testkit::require;
 use atoll_testkit::wait::wait_for;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const H100: &str = "h100-sxm5-80gb";
@@ -46,7 +48,7 @@ async fn members_of_a_lost_site_are_replaced_and_survivors_run_on() -> Result<()
                 && placement.is_some_and(|placement| placement.sites.iter().all(|share| share.site != other))
         })
         .await?;
-    let ranks = |cluster: &atoll_api::Cluster| {
+    let ranks = |cluster: &Cluster| {
         let placement = cluster.status.as_ref().unwrap().placement.clone().unwrap();
         let share = placement.sites.into_iter().find(|share| share.site == alpha).unwrap();
         share.nodes
@@ -63,6 +65,51 @@ async fn members_of_a_lost_site_are_replaced_and_survivors_run_on() -> Result<()
         judge::no_pods(&site.plane.client(), LIMIT).await?;
         judge::no_namespaces(&site.plane.client(), LIMIT).await?;
     }
+    judge::settled(&network, LIMIT).await?;
+    judge::no_member_ran_twice(&network)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gang_with_a_checkpoint_starts_again_elsewhere_and_one_without_fails() -> Result<()> {
+    require!(Core, Ok(()));
+    let network = Network::start(NetworkOptions::new(vec![
+        SiteOptions::new("alpha", "eu-west", "acme", vec![NodeProfile::h100().named("a", 3)]),
+        SiteOptions::new("beta", "us-east", "globex", vec![NodeProfile::h100().named("b", 2)]),
+    ]))
+    .await?;
+    let client = network.client();
+    let torch = |name: &str, count: u32, change: &Value| {
+        let gang = with_spec(pods(name, count, 8, H100), &json!({"type": "Torch"}));
+        with_spec(with_spec(gang, &clusters::short_fence()), change)
+    };
+    // Only alpha has room for both gangs.
+    let filler = with_spec(pods("filler", 2, 8, H100), &json!({"placement": {"regions": {"in": ["us-east"]}}}));
+    clusters::create(&client, "default", &filler).await?;
+    clusters::wait_state(&client, "default", "filler", "Running", LIMIT).await?;
+    let checkpoint = json!({"checkpoint": {"store": "s3://checkpoints/again"}});
+    clusters::create(&client, "default", &torch("again", 2, &checkpoint)).await?;
+    clusters::create(&client, "default", &torch("over", 1, &json!({}))).await?;
+    let before = clusters::wait_state(&client, "default", "again", "Running", LIMIT).await?;
+    clusters::wait_state(&client, "default", "over", "Running", LIMIT).await?;
+    clusters::delete(&client, "default", "filler").await?;
+    let (alpha, beta) = (network.site_name("alpha").await?, network.site_name("beta").await?);
+    let only_on = |cluster: &Cluster, site: &str| {
+        let placement = cluster.status.as_ref().and_then(|status| status.placement.clone()).unwrap_or_default();
+        placement.sites.iter().map(|share| share.site.as_str()).eq([site])
+    };
+    assert!(only_on(&before, &alpha));
+
+    network.sites[0].link.cut();
+    wait_for(&clusters::api(&client, "default"), "again", "to run on beta", LIMIT, |cluster| {
+        clusters::state(cluster) == "Running" && only_on(cluster, &beta)
+    })
+    .await?;
+    let over = clusters::wait_state(&client, "default", "over", "Failed", LIMIT).await?;
+    let reasons: Vec<&str> =
+        over.status.iter().flat_map(|status| &status.conditions).map(|c| c.reason.as_str()).collect();
+    assert!(reasons.contains(&"MembersLost"), "{reasons:?}");
+    network.sites[0].link.restore();
     judge::settled(&network, LIMIT).await?;
     judge::no_member_ran_twice(&network)?;
     Ok(())
