@@ -82,7 +82,7 @@ async fn after_50_random_kills_all_converges_and_no_member_ran_twice() -> Result
     judge::settled(&network, LIMIT).await?;
     let runs = judge::no_member_ran_twice(&network)?;
     println!("{KILLS} kills, {runs} runs of members judged");
-    assert!(runs > 2 * KILLS, "too little happened to judge: {runs} runs");
+    assert!(runs > KILLS, "too little happened to judge: {runs} runs");
 
     // Deleting all of them frees everything: one more that needs every GPU runs.
     for cluster in clusters::api(&client, "default").list(&ListParams::default()).await? {
