@@ -1,7 +1,10 @@
 //! GPU models: how many of them the network has.
 
+use std::sync::Arc;
+
+use atoll_api::{GpuModel, GpuModelStatus};
+use atoll_core::inventory::Totals;
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::network::{Network, count};
 use super::owned::{Owned, offered};
@@ -9,31 +12,23 @@ use super::owned::{Owned, offered};
 /// What is to be written, for every model whose status says something else.
 #[must_use]
 pub fn changes(network: &Network, now: Timestamp) -> Vec<Owned> {
-    let mut changes = Vec::new();
-    for (model, totals) in &network.models {
-        let Some(name) = model.metadata.name.clone() else { continue };
+    let change = |(model, totals): &(Arc<GpuModel>, Totals)| {
         let old = model.status.clone().unwrap_or_default();
-        let (gpus, free) = (count(totals.gpus), count(totals.free));
-        let generation = model.metadata.generation;
-        let conditions = vec![offered(&old.conditions, gpus, generation, now)];
-        if (old.gpus, old.free_gpus, old.observed_generation) != (gpus, free, generation)
-            || old.conditions != conditions
-        {
-            let status = json!({
-                "observedGeneration": generation, "gpus": gpus, "freeGpus": free, "conditions": conditions,
-            });
-            changes.push(Owned { name, status });
-        }
-    }
-    changes
+        let (gpus, generation) = (count(totals.gpus), model.metadata.generation);
+        let new = GpuModelStatus {
+            observed_generation: generation,
+            gpus,
+            free_gpus: count(totals.free),
+            conditions: vec![offered(&old.conditions, gpus, generation, now)],
+        };
+        Owned::changed(model.metadata.name.as_ref(), &old, &new)
+    };
+    network.models.iter().filter_map(change).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use atoll_api::GpuModel;
-    use atoll_core::inventory::Totals;
+    use serde_json::json;
 
     use super::*;
 

@@ -3,7 +3,8 @@
 use atoll_api::conditions::{self, offer, offer_reason};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 /// A status that one controller owns, for one object.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +13,16 @@ pub struct Owned {
     pub name: String,
     /// The owned fields.
     pub status: Value,
+}
+
+impl Owned {
+    /// `new` in place of `old`, where a controller owns the whole status; None when they are equal.
+    pub fn changed<S: PartialEq + Serialize>(name: Option<&String>, old: &S, new: &S) -> Option<Self> {
+        if old == new {
+            return None;
+        }
+        Some(Self { name: name?.clone(), status: json!(new) })
+    }
 }
 
 /// A condition as it is to be now; its transition time is that of `old` unless its status changes.

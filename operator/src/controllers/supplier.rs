@@ -1,10 +1,11 @@
 //! Suppliers: how much they bring.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use atoll_api::conditions::{self, site};
+use atoll_api::{Supplier, SupplierStatus};
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::network::{Network, count};
 use super::owned::{Owned, offered};
@@ -30,28 +31,26 @@ pub fn changes(network: &Network, now: Timestamp) -> Vec<Owned> {
             own.offered += totals.gpus;
         }
     }
-    let mut changes = Vec::new();
-    for supplier in &network.suppliers {
-        let Some(name) = supplier.metadata.name.clone() else { continue };
+    let change = |supplier: &Arc<Supplier>| {
         let old = supplier.status.clone().unwrap_or_default();
-        let own = brought.get(name.as_str()).copied().unwrap_or_default();
-        let (sites, gpus, generation) = (count(own.sites), count(own.gpus), supplier.metadata.generation);
-        let conditions = vec![offered(&old.conditions, count(own.offered), generation, now)];
-        if (old.sites, old.gpus, old.observed_generation) != (sites, gpus, generation) || old.conditions != conditions {
-            let status = json!({
-                "observedGeneration": generation, "sites": sites, "gpus": gpus, "conditions": conditions,
-            });
-            changes.push(Owned { name, status });
-        }
-    }
-    changes
+        let name = supplier.metadata.name.as_ref();
+        let own = name.and_then(|name| brought.get(name.as_str())).copied().unwrap_or_default();
+        let generation = supplier.metadata.generation;
+        let new = SupplierStatus {
+            observed_generation: generation,
+            sites: count(own.sites),
+            gpus: count(own.gpus),
+            conditions: vec![offered(&old.conditions, count(own.offered), generation, now)],
+        };
+        Owned::changed(name, &old, &new)
+    };
+    network.suppliers.iter().filter_map(change).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use atoll_core::inventory::Totals;
+    use serde_json::json;
 
     use super::*;
 

@@ -134,7 +134,7 @@ pub fn is_urgent(old: Option<&ClusterSliceStatus>, new: &ClusterSliceStatus) -> 
         !status.members.is_empty() && status.members.iter().all(|member| member.phase == MemberPhase::Ready)
     };
     let ended = |status: &ClusterSliceStatus| -> HashSet<(i32, i64)> {
-        status.members.iter().filter(|m| is_terminal(m.phase)).map(|m| (m.rank, m.incarnation)).collect()
+        status.members.iter().filter(|m| m.phase.has_ended()).map(|m| (m.rank, m.incarnation)).collect()
     };
     let listed = |status: &ClusterSliceStatus| -> HashSet<(i32, i64)> {
         status.members.iter().map(|m| (m.rank, m.incarnation)).collect()
@@ -185,10 +185,6 @@ fn at_most(value: u64, newest: i64) -> Option<i64> {
 
 fn holds(phase: v1::member::Phase) -> bool {
     !matches!(phase, v1::member::Phase::Succeeded | v1::member::Phase::Failed | v1::member::Phase::Lost)
-}
-
-fn is_terminal(phase: MemberPhase) -> bool {
-    matches!(phase, MemberPhase::Succeeded | MemberPhase::Failed | MemberPhase::Lost)
 }
 
 /// Text for people, cut where it is longer than it may be; None when empty.
