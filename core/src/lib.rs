@@ -11,5 +11,6 @@ pub mod inventory;
 pub mod lease;
 pub mod member;
 pub mod placement;
+pub mod scheduling;
 pub mod units;
 pub mod words;

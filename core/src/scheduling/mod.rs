@@ -1,0 +1,25 @@
+//! Which nodes of a Site the pods get: a gang's members all together or none.
+//!
+//! [`Nodes`] is what a Site's machines have and who is on them; [`Shape`] is what a pod asks for.
+//! [`Decider::decide`] answers one [`GangRequest`] (a single pod is a gang of one), leaving the nodes as they were; the
+//! caller then takes what was decided. [`preempt`] says who would have to go. [`Hold`] is what a gang goes through
+//! from its first decision to its last bound pod.
+
+mod amounts;
+mod filter;
+mod hold;
+mod node;
+mod nodes;
+mod pod;
+mod selector;
+
+pub use amounts::{Amounts, POD_SLOT, RESOURCE_PODS};
+pub use filter::Why;
+pub use hold::{Hold, Mode, Phase, RefusedFor};
+pub use node::{Effect, NodeState, Taint};
+pub use nodes::{NodeIx, Nodes, Occupant, OccupantId, Room, Stage};
+pub use pod::{
+    Coupling, ExclusiveVolume, HostPort, Identity, NodeTerm, PodTerm, Shape, Spread, Toleration, TolerationValue,
+    VolumeNeeds,
+};
+pub use selector::{Operator, Requirement, Selector};

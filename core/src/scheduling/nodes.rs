@@ -1,0 +1,248 @@
+//! The nodes of a Site and who is on each.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::amounts::Amounts;
+use super::node::NodeState;
+use super::pod::{Identity, Shape};
+
+/// How many changes are remembered. A reader that fell behind further starts over.
+const LOG_LENGTH: usize = 1 << 16;
+
+/// Number of a node in [`Nodes`], as long as something is known of it; given again to another one afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIx(u32);
+
+impl NodeIx {
+    /// As an index into a table of nodes.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One [`Occupant`] of a node; never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OccupantId(u64);
+
+/// How a pod is on its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Bound, or about to be by us.
+    Bound,
+    /// Bound and being deleted: takes its room still, and spread constraints count it no more.
+    Terminating,
+    /// Its room is kept for it: held by us, or nominated by another scheduler. Nobody's affinity is satisfied by it.
+    Coming,
+}
+
+/// Someone who takes room on a node.
+#[derive(Clone, Debug)]
+pub struct Occupant {
+    /// What it takes and asks.
+    pub shape: Arc<Shape>,
+    /// Who it is to others' affinities.
+    pub identity: Arc<Identity>,
+    /// How it is there.
+    pub stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    node: NodeIx,
+    occupant: Occupant,
+}
+
+/// A node and what is taken on it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The node as the API server shows it; `None` for one that only pods name.
+    pub state: Option<Arc<NodeState>>,
+    /// What its occupants take.
+    pub used: Amounts,
+    occupants: BTreeSet<OccupantId>,
+}
+
+/// The nodes of a Site and who is on each.
+///
+/// Occupants are kept for nodes that are not known (yet), so that pods and nodes may arrive in any order. Every change
+/// of a node is numbered, so that whoever derives something from the nodes looks at changed ones only.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes {
+    rooms: Vec<Option<Room>>,
+    vacant: Vec<NodeIx>,
+    by_name: BTreeMap<Arc<str>, NodeIx>,
+    places: BTreeMap<OccupantId, Place>,
+    next: u64,
+    /// Occupants that keep others away by required anti-affinity.
+    repelling: BTreeSet<OccupantId>,
+    log: VecDeque<NodeIx>,
+    /// Number of the first entry of `log`.
+    logged_from: u64,
+}
+
+impl Nodes {
+    /// Adds or replaces a node; who is on it stays. False when nothing changed.
+    pub fn set(&mut self, state: NodeState) -> bool {
+        let ix = self.ix_or_new(&state.name);
+        let Some(room) = self.rooms[ix.index()].as_mut() else { return false };
+        if room.state.as_deref() == Some(&state) {
+            return false;
+        }
+        room.state = Some(Arc::new(state));
+        self.changed(ix);
+        true
+    }
+
+    /// Forgets a node; who is on it stays until it is taken off. False when there was none.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let Some(ix) = self.by_name.get(name).copied() else { return false };
+        let known = self.rooms[ix.index()].as_mut().is_some_and(|room| room.state.take().is_some());
+        self.changed(ix);
+        self.forget_if_empty(ix);
+        known
+    }
+
+    /// Puts someone on a node.
+    pub fn put(&mut self, node: &str, occupant: Occupant) -> OccupantId {
+        let ix = self.ix_or_new(node);
+        self.put_at(ix, occupant)
+    }
+
+    /// [`Nodes::put`] on a node of known number.
+    pub fn put_at(&mut self, ix: NodeIx, occupant: Occupant) -> OccupantId {
+        self.next += 1;
+        let id = OccupantId(self.next);
+        if let Some(room) = self.rooms[ix.index()].as_mut() {
+            room.used.add(&occupant.shape.requests);
+            room.occupants.insert(id);
+        }
+        if !occupant.shape.coupling.anti_affinity.is_empty() {
+            self.repelling.insert(id);
+        }
+        self.places.insert(id, Place { node: ix, occupant });
+        self.changed(ix);
+        id
+    }
+
+    /// Takes someone off again.
+    pub fn take_off(&mut self, id: OccupantId) -> Option<Occupant> {
+        let Place { node, occupant } = self.places.remove(&id)?;
+        self.repelling.remove(&id);
+        if let Some(room) = self.rooms[node.index()].as_mut() {
+            room.used.subtract(&occupant.shape.requests);
+            room.occupants.remove(&id);
+        }
+        self.changed(node);
+        self.forget_if_empty(node);
+        Some(occupant)
+    }
+
+    /// The node's number.
+    #[must_use]
+    pub fn ix(&self, name: &str) -> Option<NodeIx> {
+        self.by_name.get(name).copied()
+    }
+
+    /// A node by its number.
+    #[must_use]
+    pub fn room(&self, ix: NodeIx) -> Option<&Room> {
+        self.rooms.get(ix.index())?.as_ref()
+    }
+
+    /// A known node by its number.
+    #[must_use]
+    pub fn node(&self, ix: NodeIx) -> Option<(&NodeState, &Room)> {
+        let room = self.room(ix)?;
+        Some((room.state.as_deref()?, room))
+    }
+
+    /// The node of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&NodeState> {
+        self.node(self.ix(name)?).map(|(state, _)| state)
+    }
+
+    /// What is taken on the node of this name.
+    #[must_use]
+    pub fn used(&self, name: &str) -> Amounts {
+        self.ix(name).and_then(|ix| self.room(ix)).map(|room| room.used.clone()).unwrap_or_default()
+    }
+
+    /// Every known node, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeIx, &NodeState, &Room)> {
+        self.by_name.values().filter_map(|ix| self.node(*ix).map(|(state, room)| (*ix, state, room)))
+    }
+
+    /// Everyone on a node.
+    pub fn occupants(&self, ix: NodeIx) -> impl Iterator<Item = (OccupantId, &Occupant)> {
+        self.room(ix)
+            .into_iter()
+            .flat_map(|room| &room.occupants)
+            .filter_map(|id| self.places.get(id).map(|place| (*id, &place.occupant)))
+    }
+
+    /// Someone, and the node.
+    #[must_use]
+    pub fn occupant(&self, id: OccupantId) -> Option<(NodeIx, &Occupant)> {
+        self.places.get(&id).map(|place| (place.node, &place.occupant))
+    }
+
+    /// Everyone, with the node.
+    pub fn all_occupants(&self) -> impl Iterator<Item = (NodeIx, &Occupant)> {
+        self.places.values().map(|place| (place.node, &place.occupant))
+    }
+
+    /// Everyone who keeps others away by required anti-affinity, with the node.
+    pub fn repelling(&self) -> impl Iterator<Item = (NodeIx, &Occupant)> {
+        self.repelling.iter().filter_map(|id| self.occupant(*id))
+    }
+
+    /// The number of the latest change.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.logged_from + self.log.len() as u64
+    }
+
+    /// The nodes that changed since `version`, some more than once; `None` when that is too long ago to be known.
+    #[must_use]
+    pub fn changed_since(&self, version: u64) -> Option<impl Iterator<Item = NodeIx>> {
+        let skip = usize::try_from(version.checked_sub(self.logged_from)?).ok()?;
+        Some(self.log.iter().skip(skip).copied())
+    }
+
+    fn ix_or_new(&mut self, name: &str) -> NodeIx {
+        if let Some(ix) = self.by_name.get(name) {
+            return *ix;
+        }
+        let name: Arc<str> = Arc::from(name);
+        let room =
+            Room { name: Arc::clone(&name), state: None, used: Amounts::default(), occupants: BTreeSet::new() };
+        let ix = self.vacant.pop().unwrap_or_else(|| {
+            self.rooms.push(None);
+            NodeIx(u32::try_from(self.rooms.len() - 1).unwrap_or(u32::MAX))
+        });
+        self.rooms[ix.index()] = Some(room);
+        self.by_name.insert(name, ix);
+        ix
+    }
+
+    fn forget_if_empty(&mut self, ix: NodeIx) {
+        let slot = &mut self.rooms[ix.index()];
+        if let Some(room) = slot.take_if(|room| room.state.is_none() && room.occupants.is_empty()) {
+            self.by_name.remove(&room.name);
+            self.vacant.push(ix);
+        }
+    }
+
+    fn changed(&mut self, ix: NodeIx) {
+        if self.log.len() == LOG_LENGTH {
+            self.log.pop_front();
+            self.logged_from += 1;
+        }
+        self.log.push_back(ix);
+    }
+}
