@@ -14,7 +14,7 @@ mod pod;
 mod selector;
 
 pub use amounts::{Amounts, POD_SLOT, RESOURCE_PODS};
-pub use filter::Why;
+pub use filter::{Why, preference, room_for, suits, why_not};
 pub use hold::{Hold, Mode, Phase, RefusedFor};
 pub use node::{Effect, NodeState, Taint};
 pub use nodes::{NodeIx, Nodes, Occupant, OccupantId, Room, Stage};

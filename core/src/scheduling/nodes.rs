@@ -219,8 +219,7 @@ impl Nodes {
             return *ix;
         }
         let name: Arc<str> = Arc::from(name);
-        let room =
-            Room { name: Arc::clone(&name), state: None, used: Amounts::default(), occupants: BTreeSet::new() };
+        let room = Room { name: Arc::clone(&name), state: None, used: Amounts::default(), occupants: BTreeSet::new() };
         let ix = self.vacant.pop().unwrap_or_else(|| {
             self.rooms.push(None);
             NodeIx(u32::try_from(self.rooms.len() - 1).unwrap_or(u32::MAX))
