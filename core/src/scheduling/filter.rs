@@ -186,3 +186,6 @@ pub(super) fn short(node: &NodeState, used: &Amounts, requests: &Amounts) -> Opt
     let rest = requests.iter().filter(|(r, _)| !is_device(r));
     devices.chain(rest).find_map(|(resource, milli)| lacking(resource, milli))
 }
+
+#[cfg(test)]
+mod tests;

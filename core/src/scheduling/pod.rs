@@ -237,6 +237,12 @@ impl Coupling {
     pub fn is_none(&self) -> bool {
         self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred.is_empty() && self.spread.is_empty()
     }
+
+    /// Whether a pod like this is kept away by required anti-affinity.
+    #[must_use]
+    pub fn repels(&self, identity: &Identity) -> bool {
+        self.anti_affinity.iter().any(|term| term.matches(identity))
+    }
 }
 
 /// Other pods, and the domain in which they are looked for.
@@ -250,6 +256,15 @@ pub struct PodTerm {
     pub namespaces: BTreeSet<String>,
     /// … and in those whose labels match.
     pub namespace_selector: Selector,
+}
+
+impl PodTerm {
+    /// Whether it is about a pod like this.
+    #[must_use]
+    pub fn matches(&self, identity: &Identity) -> bool {
+        (self.namespaces.contains(&identity.namespace) || self.namespace_selector.matches(&identity.namespace_labels))
+            && self.pods.matches(&identity.labels)
+    }
 }
 
 /// A topology spread constraint.
