@@ -206,8 +206,6 @@ pub enum Action {
         group: ObjectKey,
         /// Its UID.
         uid: Arc<str>,
-        /// Generation of the spec that it answers.
-        generation: i64,
         /// True or False.
         scheduled: bool,
         /// Reason of the condition.
