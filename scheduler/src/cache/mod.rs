@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use atoll_core::scheduling::{
-    Aside, Identity, NodeState, Nodes, Occupant, OccupantId, Shape, Stage, room_for, suits,
+    Aside, Identity, NodeState, Nodes, Occupant, OccupantId, Shape, Stage, suits,
 };
 
 use crate::objects::{ClaimFacts, Interner, ObjectKey, PodFacts, VolumeFacts};
@@ -179,6 +179,11 @@ impl Cache {
     /// In words, which claim it waits for.
     pub fn shape(&self, key: &ObjectKey) -> Option<Result<&Arc<Shape>, &Arc<str>>> {
         self.pods.get(key).map(|entry| entry.shape.as_ref())
+    }
+
+    /// The one shape that equals this one.
+    pub(crate) fn intern(&self, shape: Shape) -> Arc<Shape> {
+        self.interner.shape(shape)
     }
 
     /// Every pod.
@@ -374,12 +379,6 @@ impl Cache {
             suits(state, shape).is_none()
                 && shape.requests.iter().all(|(r, _)| room.used.get(r) <= state.allocatable.get(r))
         })
-    }
-
-    /// Whether one more of the shape goes on the node.
-    #[must_use]
-    pub fn has_room(&self, node: &str, shape: &Shape) -> bool {
-        self.nodes.ix(node).is_some_and(|ix| room_for(&self.nodes, ix, shape) > 0)
     }
 
     fn seat(&mut self, entry: &Entry, node: Arc<str>, stage: Stage, assumed: bool) -> Seat {

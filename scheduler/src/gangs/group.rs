@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::cycle::{GangKey, GangKind};
+use crate::cycle::{GangKey, GangKind, Written};
 use crate::objects::{GangName, ObjectKey, PodFacts, PodGroupFacts};
 
 /// Where a member is.
@@ -71,7 +71,7 @@ pub(crate) struct Group {
     /// Since when members wait for others to come.
     pub(crate) incomplete_since: Option<Duration>,
     /// What was last written to the `PodGroup`: scheduled, and the words.
-    pub(crate) written: Option<(bool, std::sync::Arc<str>)>,
+    pub(crate) written: Option<Written>,
 }
 
 impl Group {
