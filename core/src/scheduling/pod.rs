@@ -30,7 +30,7 @@ pub struct Shape {
 }
 
 /// Who a pod is to others' affinities.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Namespace.
     pub namespace: String,
