@@ -10,6 +10,8 @@ use super::*;
 
 /// Amounts in thousandths, by resource.
 type Asked<'a> = &'a [(&'a str, i128)];
+/// Labels of a node.
+type Labels<'a> = &'a [(&'a str, &'a str)];
 /// Values of labels, by name.
 type Zones<'a> = &'a [(&'a str, &'a [&'a str])];
 
@@ -29,7 +31,7 @@ fn node() -> NodeState {
     }
 }
 
-fn labelled(labels: &[(&str, &str)]) -> NodeState {
+fn labelled(labels: Labels<'_>) -> NodeState {
     NodeState { labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(), ..node() }
 }
 
@@ -311,7 +313,7 @@ fn volumes_must_be_reachable() {
 #[test]
 fn volumes_with_a_zone_stay_in_it() {
     let region = "topology.kubernetes.io/region";
-    let cases: [(&str, &[(&str, &str)], Zones<'_>, bool); 8] = [
+    let cases: [(&str, Labels<'_>, Zones<'_>, bool); 8] = [
         ("the same zone", &[(ZONE, "z1")], &[(ZONE, &["z1"])], true),
         ("one of its zones", &[(ZONE, "z1")], &[(ZONE, &["z2", "z1"])], true),
         ("another zone", &[(ZONE, "z1")], &[(ZONE, &["z2"])], false),
