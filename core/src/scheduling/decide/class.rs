@@ -90,9 +90,9 @@ impl Grouping {
                 continue;
             }
             let key: Vec<Option<&str>> = keys.value(state).collect();
-            let (values, candidates, room) = known.entry(key).or_insert_with_key(|key| {
-                (key.iter().map(|value| value.map(Arc::from)).collect(), Vec::new(), 0)
-            });
+            let (values, candidates, room) = known
+                .entry(key)
+                .or_insert_with_key(|key| (key.iter().map(|value| value.map(Arc::from)).collect(), Vec::new(), 0));
             of_node[candidate.ix.index()] = Some(Arc::clone(values));
             *room += u64::from(class.copies(candidate.ix));
             candidates.push(candidate.clone());
