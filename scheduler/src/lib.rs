@@ -9,7 +9,7 @@
 pub mod binder;
 pub mod cache;
 pub mod cycle;
-mod gang;
+mod gangs;
 pub mod metrics;
 pub mod objects;
 pub mod permit;

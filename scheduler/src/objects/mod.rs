@@ -21,6 +21,8 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::proto::{ObjectMeta, Time};
 
+use atoll_core::scheduling::Level;
+
 pub use budget::BudgetFacts;
 pub use gang::{GangFacts, GangSpecFacts, MemberFacts};
 pub use interner::Interner;
@@ -62,15 +64,6 @@ impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
-}
-
-/// A part of the Site that a gang's pods are to share.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Level {
-    /// Node label whose values name the parts.
-    pub key: String,
-    /// The gang waits for it; otherwise it is only preferred.
-    pub required: bool,
 }
 
 /// Why an object cannot be scheduled as it is written, for people.
