@@ -6,6 +6,7 @@
 //! client; the cycle is a plain state machine that takes events and the time and gives out actions.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod api;
 pub mod binder;
 pub mod cache;
 pub mod cycle;
