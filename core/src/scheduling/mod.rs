@@ -17,7 +17,7 @@ pub use amounts::{Amounts, POD_SLOT, RESOURCE_PODS};
 pub use filter::Why;
 pub use hold::{Hold, Mode, Phase, RefusedFor};
 pub use node::{Effect, NodeState, Taint};
-pub use nodes::{NodeIx, Nodes, Occupant, OccupantId, Room, Stage};
+pub use nodes::{Aside, NodeIx, Nodes, Occupant, OccupantId, Room, Stage};
 pub use pod::{
     Coupling, ExclusiveVolume, HostPort, Identity, NodeTerm, PodTerm, Shape, Spread, Toleration, TolerationValue,
     VolumeNeeds,

@@ -48,6 +48,15 @@ pub struct Occupant {
     pub stage: Stage,
 }
 
+/// Someone who was taken off for a while.
+#[derive(Debug)]
+#[must_use = "who is set aside must be put back"]
+pub struct Aside {
+    id: OccupantId,
+    node: NodeIx,
+    occupant: Occupant,
+}
+
 #[derive(Clone, Debug)]
 struct Place {
     node: NodeIx,
@@ -116,6 +125,11 @@ impl Nodes {
     pub fn put_at(&mut self, ix: NodeIx, occupant: Occupant) -> OccupantId {
         self.next += 1;
         let id = OccupantId(self.next);
+        self.insert(id, ix, occupant);
+        id
+    }
+
+    fn insert(&mut self, id: OccupantId, ix: NodeIx, occupant: Occupant) {
         if let Some(room) = self.rooms[ix.index()].as_mut() {
             room.used.add(&occupant.shape.requests);
             room.occupants.insert(id);
@@ -125,7 +139,6 @@ impl Nodes {
         }
         self.places.insert(id, Place { node: ix, occupant });
         self.changed(ix);
-        id
     }
 
     /// Takes someone off again.
@@ -139,6 +152,20 @@ impl Nodes {
         self.changed(node);
         self.forget_if_empty(node);
         Some(occupant)
+    }
+
+    /// Takes someone off who is to come back by [`Nodes::put_back`] under the same id: to see what would be without.
+    pub fn set_aside(&mut self, id: OccupantId) -> Option<Aside> {
+        let node = self.places.get(&id)?.node;
+        // A node that nobody knows may be forgotten with its last occupant; there is nothing to see on it either.
+        self.room(node)?.state.as_ref()?;
+        let occupant = self.take_off(id)?;
+        Some(Aside { id, node, occupant })
+    }
+
+    /// Undoes [`Nodes::set_aside`].
+    pub fn put_back(&mut self, aside: Aside) {
+        self.insert(aside.id, aside.node, aside.occupant);
     }
 
     /// The node's number.
@@ -219,8 +246,7 @@ impl Nodes {
             return *ix;
         }
         let name: Arc<str> = Arc::from(name);
-        let room =
-            Room { name: Arc::clone(&name), state: None, used: Amounts::default(), occupants: BTreeSet::new() };
+        let room = Room { name: Arc::clone(&name), state: None, used: Amounts::default(), occupants: BTreeSet::new() };
         let ix = self.vacant.pop().unwrap_or_else(|| {
             self.rooms.push(None);
             NodeIx(u32::try_from(self.rooms.len() - 1).unwrap_or(u32::MAX))

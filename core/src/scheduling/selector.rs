@@ -63,9 +63,7 @@ impl Selector {
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Nothing => false,
-            Self::All(requirements) => {
-                requirements.iter().all(|r| r.matches(labels.get(&r.key).map(String::as_str)))
-            }
+            Self::All(requirements) => requirements.iter().all(|r| r.matches(labels.get(&r.key).map(String::as_str))),
         }
     }
 }

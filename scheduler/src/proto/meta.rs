@@ -80,3 +80,10 @@ pub struct LabelSelectorRequirement {
     #[prost(string, repeated, tag = "3")]
     pub values: Vec<String>,
 }
+
+/// Only its metadata is looked at.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Namespace {
+    #[prost(message, optional, tag = "1")]
+    pub metadata: Option<ObjectMeta>,
+}

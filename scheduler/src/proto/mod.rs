@@ -9,10 +9,37 @@
 mod binding;
 mod envelope;
 mod meta;
+mod node;
+mod pod;
+mod podgroup;
+mod policy;
+mod volume;
 
 pub use binding::{Binding, ObjectReference};
 pub use envelope::{
     CONTENT_TYPE, CONTENT_TYPE_WATCH, EnvelopeError, ListPage, RawExtension, Status, StatusCause, StatusDetails,
     TypeMeta, Unknown, WatchEvent, decode, open, wrap,
 };
-pub use meta::{LabelSelector, LabelSelectorRequirement, ListMeta, ObjectMeta, OwnerReference, Quantity, Time};
+pub use meta::{
+    LabelSelector, LabelSelectorRequirement, ListMeta, Namespace, ObjectMeta, OwnerReference, Quantity, Time,
+};
+pub use node::{
+    Node, NodeCondition, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, NodeSpec, NodeStatus, Taint,
+};
+pub use pod::{
+    Affinity, Container, ContainerPort, ContainerRestartRule, ContainerStatus, NodeAffinity, Pod, PodAffinity,
+    PodAffinityTerm, PodCondition, PodResourceClaim, PodSchedulingGate, PodSchedulingGroup, PodSpec, PodStatus,
+    PreferredSchedulingTerm, ResourceClaim, ResourceRequirements, Toleration, TopologySpreadConstraint, VolumeMount,
+    WeightedPodAffinityTerm,
+};
+pub use podgroup::{
+    Condition, DisruptionMode, Empty, GangSchedulingPolicy, PodGroup, PodGroupResourceClaim,
+    PodGroupSchedulingConstraints, PodGroupSchedulingPolicy, PodGroupSpec, PodGroupStatus, TopologyConstraint,
+};
+pub use policy::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
+pub use volume::{
+    AzureDisk, CsiNode, CsiNodeDriver, CsiNodeSpec, CsiPersistentVolume, DiskById, Ephemeral, GcePersistentDisk, Iscsi,
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSource, PersistentVolumeClaimSpec,
+    PersistentVolumeClaimStatus, PersistentVolumeSource, PersistentVolumeSpec, Rbd, Volume, VolumeNodeAffinity,
+    VolumeNodeResources, VolumeSource,
+};
