@@ -5,10 +5,15 @@
 //! the client's, from the same `kube::Config`.
 
 mod connections;
+mod kinds;
 mod lists;
+mod reply;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod served;
 mod watching;
 
 pub use connections::{Answer, Connections, Method, RequestError, SetupError};
+pub(crate) use reply::Reply;
 pub use served::is_served;
 pub use watching::{Change, Listed, Watch};
