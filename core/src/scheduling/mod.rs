@@ -6,6 +6,7 @@
 //! from its first decision to its last bound pod.
 
 mod amounts;
+mod between;
 mod filter;
 mod hold;
 mod node;
@@ -14,7 +15,8 @@ mod pod;
 mod selector;
 
 pub use amounts::{Amounts, POD_SLOT, RESOURCE_PODS};
-pub use filter::Why;
+pub use between::{Surroundings, fits, is_coupled};
+pub use filter::{Why, preference, room_for, suits, why_not};
 pub use hold::{Hold, Mode, Phase, RefusedFor};
 pub use node::{Effect, NodeState, Taint};
 pub use nodes::{Aside, NodeIx, Nodes, Occupant, OccupantId, Room, Stage};

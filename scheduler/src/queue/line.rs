@@ -1,0 +1,156 @@
+//! Those that ask for the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::scheduling::{GangRequest, Helps, Shape};
+
+use super::{Order, Work};
+
+/// Number of a [`Line`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineId(pub(super) u64);
+
+/// A shape by its place in memory: equal shapes are kept once.
+#[derive(Clone, Debug)]
+pub struct ShapeRef(pub Arc<Shape>);
+
+impl PartialEq for ShapeRef {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for ShapeRef {}
+
+impl Hash for ShapeRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+/// What makes two requests the same for a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Alike {
+    /// Priority.
+    pub priority: i32,
+    /// Whether it may preempt.
+    pub preempts: bool,
+    /// Shapes of the members and how many have each, in the order in which they first appear.
+    pub shapes: Vec<(ShapeRef, usize)>,
+    /// How many must fit.
+    pub minimum: usize,
+    /// Levels of topology, and whether each is required.
+    pub topology: Vec<(String, bool)>,
+    /// Namespace and labels, where other pods make a difference.
+    pub identity: Option<(String, BTreeMap<String, String>)>,
+    /// Whether nodes that are reserved for others are closed to it.
+    pub closed: bool,
+}
+
+/// Names a line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LineKey {
+    /// Everything that asks for this.
+    Alike(Arc<Alike>),
+    /// Nothing else asks for the same.
+    Alone(Work),
+}
+
+/// Counts changes by what they can help.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock([u64; KINDS.len()]);
+
+const KINDS: [Helps; 4] = [Helps::NODES, Helps::ROOM, Helps::PODS, Helps::VOLUMES];
+
+impl Clock {
+    pub(super) fn tick(&mut self, what: Helps) {
+        for (count, kind) in self.0.iter_mut().zip(KINDS) {
+            *count += u64::from(what.contains(kind));
+        }
+    }
+
+    pub(super) fn drop(&mut self, what: Helps) {
+        for (count, kind) in self.0.iter_mut().zip(KINDS) {
+            *count = count.saturating_sub(u64::from(what.contains(kind)));
+        }
+    }
+
+    /// Whether one of these kinds has a count.
+    pub(super) fn any(&self, what: Helps) -> bool {
+        self.0.iter().zip(KINDS).any(|(count, kind)| *count > 0 && what.contains(kind))
+    }
+
+    /// Whether something of these kinds happened since.
+    pub(super) fn helped(&self, since: &Self, by: Helps) -> bool {
+        self.0.iter().zip(since.0).zip(KINDS).any(|((now, then), kind)| *now != then && by.contains(kind))
+    }
+}
+
+/// A refusal that stands.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// In words.
+    pub message: Arc<str>,
+    /// Which changes could help.
+    pub helped_by: Helps,
+    /// It is not looked at before this, whatever happens.
+    pub again: Option<Duration>,
+    /// The changes that it knows of; [`super::Queue::refuse`] says.
+    pub seen: Clock,
+}
+
+impl Verdict {
+    /// A refusal.
+    #[must_use]
+    pub fn new(message: Arc<str>, helped_by: Helps, again: Option<Duration>) -> Self {
+        Self { message, helped_by, again, seen: Clock::default() }
+    }
+}
+
+/// Works that ask for the same, in their order.
+#[derive(Debug)]
+pub struct Line {
+    pub(super) key: LineKey,
+    /// What they ask for, as the last one that was decided did.
+    pub request: GangRequest,
+    pub(super) parked: BTreeSet<(Order, Work)>,
+    /// The one that is ready or being tried for all of them.
+    pub(super) head: Option<(Order, Work)>,
+    /// `None` while the head is on its way.
+    pub verdict: Option<Verdict>,
+    /// The last refusal in words.
+    pub message: Arc<str>,
+    pub(super) refusals: u32,
+}
+
+impl Line {
+    pub(super) fn new(key: LineKey, request: GangRequest) -> Self {
+        Self {
+            key,
+            request,
+            parked: BTreeSet::new(),
+            head: None,
+            verdict: None,
+            message: Arc::from(""),
+            refusals: 0,
+        }
+    }
+
+    pub(super) fn first(&self) -> Option<Order> {
+        self.parked.first().map(|(order, _)| *order)
+    }
+
+    /// What it is that asks.
+    #[must_use]
+    pub fn key(&self) -> &LineKey {
+        &self.key
+    }
+
+    /// Everyone who waits in it.
+    pub fn members(&self) -> impl Iterator<Item = &Work> {
+        self.parked.iter().map(|(_, work)| work)
+    }
+}
