@@ -123,8 +123,6 @@ pub struct PersistentVolume {
 pub struct PersistentVolumeSpec {
     #[prost(message, optional, tag = "2")]
     pub persistent_volume_source: Option<PersistentVolumeSource>,
-    #[prost(message, optional, tag = "4")]
-    pub claim_ref: Option<ObjectReference>,
     #[prost(message, optional, tag = "9")]
     pub node_affinity: Option<VolumeNodeAffinity>,
 }
