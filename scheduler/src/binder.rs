@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use atoll_runtime::backoff::Backoff;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use http::StatusCode;
 use prost::bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::api::{Connections, Method, Reply};
 use crate::cycle::{Binding, Event};
@@ -48,7 +49,7 @@ impl Binder {
         outcomes: UnboundedSender<Event>,
     ) {
         let (binder, outcomes) = (&self, &outcomes);
-        requests(bindings)
+        UnboundedReceiverStream::new(bindings)
             .for_each_concurrent(in_flight, |binding| async move {
                 let outcome = binder.bind(binding).await;
                 binder.load.less();
@@ -108,11 +109,6 @@ impl Binder {
         let body = Bytes::from(proto::wrap(proto::Binding::API_VERSION, proto::Binding::KIND, &body));
         Reply::of(self.connections.send(Method::Create, &path, body, ANSWER_WITHIN).await)
     }
-}
-
-/// A channel as a stream.
-fn requests<T: Send + 'static>(receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> {
-    futures::stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|item| (item, receiver)))
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Heard {
                         self.there.insert(meta.name, version);
                     }
                     Change::Gone(key) => {
-                        self.there.remove(&key.name);
+                        self.there.remove(&*key.name);
                     }
                     Change::Listed => self.lists += 1,
                 }

@@ -118,7 +118,7 @@ pub enum RequestError {
 pub enum Method {
     /// POST of an object in protobuf.
     Create,
-    /// DELETE with options in protobuf.
+    /// DELETE with options, in JSON.
     Delete,
     /// PATCH by strategic merge, in JSON.
     StrategicPatch,
@@ -180,7 +180,7 @@ impl Connections {
     ) -> Result<Answer, RequestError> {
         let (method, content_type) = match method {
             Method::Create => (http::Method::POST, proto::CONTENT_TYPE),
-            Method::Delete => (http::Method::DELETE, proto::CONTENT_TYPE),
+            Method::Delete => (http::Method::DELETE, "application/json"),
             Method::StrategicPatch => (http::Method::PATCH, "application/strategic-merge-patch+json"),
             Method::Apply => (http::Method::PATCH, "application/apply-patch+yaml"),
         };

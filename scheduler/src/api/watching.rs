@@ -1,6 +1,6 @@
 //! One kind of object, followed: everything that is there first, then every change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use atoll_runtime::backoff::Backoff;
@@ -62,12 +62,24 @@ pub struct Watch {
     streams_lists: bool,
     /// The state up to which everything was handed in; `None` when there is to be a list.
     version: Option<String>,
-    /// What was handed in: the version of each object, 0 where it is no number.
-    known: HashMap<ObjectKey, u64>,
-    /// While listing, what is there.
-    seen: Option<HashSet<ObjectKey>>,
+    /// What was handed in, by namespace and name with a slash between them.
+    known: HashMap<Box<str>, Known>,
+    /// How many lists were begun.
+    lists: u32,
+    listing: bool,
+    /// A key that is being looked up.
+    key: String,
     backoff: Backoff<()>,
     failures: u32,
+}
+
+/// What is known of an object.
+#[derive(Clone, Copy)]
+struct Known {
+    /// Its version, 0 where that is no number.
+    version: u64,
+    /// The last list that it was in, or that was begun before it came.
+    list: u32,
 }
 
 /// Why a list or a watch ended.
@@ -130,7 +142,9 @@ impl Watch {
             streams_lists: true,
             version: None,
             known: HashMap::new(),
-            seen: None,
+            lists: 0,
+            listing: false,
+            key: String::new(),
             backoff: Backoff::new(RETRY_BASE, RETRY_CAP),
             failures: 0,
         }
@@ -184,7 +198,7 @@ impl Watch {
         let query = match &self.version {
             Some(version) => format!("{path}?watch=1&allowWatchBookmarks=true&resourceVersion={version}"),
             None if self.streams_lists => {
-                self.seen = Some(HashSet::new());
+                self.begin_list();
                 format!("{path}?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan")
             }
             None => return self.pages(outlet).await,
@@ -231,7 +245,7 @@ impl Watch {
                         buffer.extend_from_slice(&data);
                     }
                 }
-                None if self.seen.is_some() => return Err(Ended::Short),
+                None if self.listing => return Err(Ended::Short),
                 None => return Ok(()),
             }
         }
@@ -258,8 +272,8 @@ impl Watch {
         let version = meta.resource_version.clone();
         match event.r#type.as_str() {
             "ADDED" | "MODIFIED" => self.set(object, outlet),
-            "DELETED" => self.gone(ObjectKey::new(&meta.namespace, &meta.name), outlet),
-            "BOOKMARK" if self.seen.is_some() => {
+            "DELETED" => self.gone(meta, outlet),
+            "BOOKMARK" if self.listing => {
                 if meta.annotations.get(INITIAL_EVENTS_END).is_none_or(|end| end != "true") {
                     return Ok(());
                 }
@@ -268,7 +282,7 @@ impl Watch {
             _ => {}
         }
         // While a list comes in, the version is that of an item; resuming there would lose the items after it.
-        if self.seen.is_none() && !version.is_empty() {
+        if !self.listing && !version.is_empty() {
             self.version = Some(version);
         }
         Ok(())
@@ -280,7 +294,7 @@ impl Watch {
         M: Listed,
         F: FnMut(Change<M>, &mut Vec<T>),
     {
-        self.seen = Some(HashSet::new());
+        self.begin_list();
         let mut query = format!("{}?limit={PAGE}", self.path);
         loop {
             let mut body = self.get(&query, proto::CONTENT_TYPE).await?;
@@ -312,32 +326,36 @@ impl Watch {
         }
     }
 
+    fn begin_list(&mut self) {
+        self.lists = self.lists.wrapping_add(1);
+        self.listing = true;
+    }
+
     fn set<M, T, F>(&mut self, object: M, outlet: &mut Outlet<'_, T, F>)
     where
         M: Listed,
         F: FnMut(Change<M>, &mut Vec<T>),
     {
         let Some(meta) = object.meta() else { return };
-        let key = ObjectKey::new(&meta.namespace, &meta.name);
-        let version = meta.resource_version.parse().unwrap_or(0);
-        if let Some(seen) = &mut self.seen {
-            seen.insert(key.clone());
-        }
-        if self.known.insert(key, version).is_none_or(|before| before != version || version == 0) {
+        let now = Known { version: meta.resource_version.parse().unwrap_or(0), list: self.lists };
+        write_key(&mut self.key, meta);
+        let before = match self.known.get_mut(self.key.as_str()) {
+            Some(known) => Some(std::mem::replace(known, now)),
+            None => self.known.insert(Box::from(self.key.as_str()), now),
+        };
+        if before.is_none_or(|before| before.version != now.version || now.version == 0) {
             outlet.put(Change::Set(object));
         }
     }
 
-    fn gone<M, T, F>(&mut self, key: ObjectKey, outlet: &mut Outlet<'_, T, F>)
+    fn gone<M, T, F>(&mut self, meta: &ObjectMeta, outlet: &mut Outlet<'_, T, F>)
     where
         M: Listed,
         F: FnMut(Change<M>, &mut Vec<T>),
     {
-        if let Some(seen) = &mut self.seen {
-            seen.remove(&key);
-        }
-        if self.known.remove(&key).is_some() {
-            outlet.put(Change::Gone(key));
+        write_key(&mut self.key, meta);
+        if self.known.remove(self.key.as_str()).is_some() {
+            outlet.put(Change::Gone(ObjectKey::of(meta)));
         }
     }
 
@@ -347,12 +365,18 @@ impl Watch {
         M: Listed,
         F: FnMut(Change<M>, &mut Vec<T>),
     {
-        let seen = self.seen.take().unwrap_or_default();
-        for (key, _) in self.known.extract_if(|key, _| !seen.contains(key)) {
-            outlet.put(Change::Gone(key));
+        self.listing = false;
+        for (key, _) in self.known.extract_if(|_, known| known.list != self.lists) {
+            let (namespace, name) = key.split_once('/').unwrap_or_default();
+            outlet.put(Change::Gone(ObjectKey::new(namespace, name)));
         }
         outlet.put(Change::Listed);
     }
+}
+
+fn write_key(key: &mut String, meta: &ObjectMeta) {
+    key.clear();
+    key.extend([&meta.namespace, "/", &meta.name]);
 }
 
 /// The next event that arrived in full: its length in four bytes, then as many bytes.
