@@ -95,7 +95,10 @@ impl Row {
             waits_for: match &pending.waits_for {
                 WaitsFor::Change(changes) => changes.join(", "),
                 WaitsFor::Time(at) => format!("{} s", at.saturating_sub(now).as_secs()),
-                other => waits_for(other).to_owned(),
+                WaitsFor::Turn => "its turn".to_owned(),
+                WaitsFor::Parts => "its parts".to_owned(),
+                WaitsFor::Bindings => "bindings".to_owned(),
+                WaitsFor::Victims => "victims".to_owned(),
             },
             reason: pending.reason.as_deref().map(str::to_owned),
         }
@@ -103,23 +106,11 @@ impl Row {
 }
 
 /// What is pending, in one word.
-pub(crate) fn kind(gang: Option<GangKind>) -> &'static str {
+fn kind(gang: Option<GangKind>) -> &'static str {
     match gang {
         None => "pod",
         Some(GangKind::Object | GangKind::Label) => "gang",
         Some(GangKind::PodGroup) => "podgroup",
-    }
-}
-
-/// What it waits for, in one word; the first of several changes.
-pub(crate) fn waits_for(waits_for: &WaitsFor) -> &'static str {
-    match waits_for {
-        WaitsFor::Turn => "turn",
-        WaitsFor::Change(changes) => changes.first().copied().unwrap_or("change"),
-        WaitsFor::Parts => "parts",
-        WaitsFor::Time(_) => "time",
-        WaitsFor::Bindings => "bindings",
-        WaitsFor::Victims => "victims",
     }
 }
 

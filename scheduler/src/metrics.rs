@@ -15,6 +15,7 @@ const BINDINGS_IN_FLIGHT: &str = "atoll_scheduler_bindings_in_flight";
 const BIND_SECONDS: &str = "atoll_scheduler_bind_seconds";
 const POD_SECONDS: &str = "atoll_scheduler_pod_seconds";
 const PENDING: &str = "atoll_scheduler_pending";
+const PENDING_REASONS: &str = "atoll_scheduler_pending_reasons";
 const PREEMPTION_VICTIMS: &str = "atoll_scheduler_preemption_victims";
 const EVICTIONS: &str = "atoll_scheduler_evictions_total";
 const CACHE_SIZE: &str = "atoll_scheduler_cache_size";
@@ -30,19 +31,22 @@ pub struct Metrics {
     bind_seconds: Histogram,
     pod_seconds: Histogram,
     pending: IntGaugeVec,
+    pending_reasons: IntGaugeVec,
     preemption_victims: Histogram,
     evictions: IntCounterVec,
     cache_size: IntGaugeVec,
     holds: IntGauge,
 }
 
-/// How much there is; what is not named here is 0.
-#[derive(Clone, Debug, Default)]
+/// How much there is.
+#[derive(Clone, Debug)]
 pub(crate) struct Sizes {
-    /// Gangs and single pods that wait: by kind, and by what they wait for.
-    pub(crate) pending: BTreeMap<(&'static str, &'static str), usize>,
-    /// Objects in the cache, by kind.
-    pub(crate) cache: Vec<(&'static str, usize)>,
+    /// Gangs, and pods without a gang, that wait.
+    pub(crate) pending: [(&'static str, usize); 2],
+    /// The same by what they wait for.
+    pub(crate) reasons: BTreeMap<&'static str, usize>,
+    /// What is in the cache, by kind.
+    pub(crate) cache: [(&'static str, usize); 4],
     /// Members that room is held for.
     pub(crate) holds: usize,
     /// Bindings that wait or are in flight.
@@ -76,8 +80,12 @@ impl Metrics {
                 exponential_buckets(0.01, 2.0, 20)?,
             ))?,
             pending: IntGaugeVec::new(
-                Opts::new(PENDING, "Gangs, and pods without a gang, that are not bound, by what they wait for."),
-                &["kind", "waits_for"],
+                Opts::new(PENDING, "Gangs, and pods without a gang, that wait to be bound."),
+                &["kind"],
+            )?,
+            pending_reasons: IntGaugeVec::new(
+                Opts::new(PENDING_REASONS, "Gangs and pods without a gang by what they wait for."),
+                &["waits_for"],
             )?,
             preemption_victims: Histogram::with_opts(histogram(
                 PREEMPTION_VICTIMS,
@@ -95,6 +103,7 @@ impl Metrics {
         registry.register(Box::new(metrics.bind_seconds.clone()))?;
         registry.register(Box::new(metrics.pod_seconds.clone()))?;
         registry.register(Box::new(metrics.pending.clone()))?;
+        registry.register(Box::new(metrics.pending_reasons.clone()))?;
         registry.register(Box::new(metrics.preemption_victims.clone()))?;
         registry.register(Box::new(metrics.evictions.clone()))?;
         registry.register(Box::new(metrics.cache_size.clone()))?;
@@ -128,12 +137,15 @@ impl Metrics {
 
     pub(crate) fn sizes(&self, sizes: &Sizes) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.pending.reset();
-        for ((kind, waits_for), pending) in &sizes.pending {
-            self.pending.with_label_values(&[kind, waits_for]).set(count(*pending));
+        for (kind, pending) in sizes.pending {
+            self.pending.with_label_values(&[kind]).set(count(pending));
         }
-        for (kind, objects) in &sizes.cache {
-            self.cache_size.with_label_values(&[kind]).set(count(*objects));
+        self.pending_reasons.reset();
+        for (waits_for, pending) in &sizes.reasons {
+            self.pending_reasons.with_label_values(&[waits_for]).set(count(*pending));
+        }
+        for (kind, size) in sizes.cache {
+            self.cache_size.with_label_values(&[kind]).set(count(size));
         }
         self.holds.set(count(sizes.holds));
         self.bindings_in_flight.set(count(sizes.bindings));
