@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use atoll_core::scheduling::{
-    Aside, Identity, NodeState, Nodes, Occupant, OccupantId, Shape, Stage, room_for, suits,
+    Aside, Identity, NodeState, Nodes, Occupant, OccupantId, Shape, Stage, suits,
 };
 
-use crate::objects::{ObjectKey, PodFacts};
+use crate::objects::{ClaimFacts, Interner, ObjectKey, PodFacts, VolumeFacts};
 use crate::queue::Work;
 use volumes::Volumes;
 
@@ -58,7 +58,7 @@ pub struct Cache {
     pods: HashMap<ObjectKey, Entry>,
     held: HashMap<Work, BTreeMap<ObjectKey, Claim>>,
     holders: HashMap<OccupantId, Work>,
-    namespaces: HashMap<String, Arc<BTreeMap<String, String>>>,
+    interner: Arc<Interner>,
     volumes: Volumes,
     /// How many pods of each priority count on nodes.
     priorities: BTreeMap<i32, usize>,
@@ -76,6 +76,12 @@ pub struct PodChange {
 }
 
 impl Cache {
+    /// An empty one; equal shapes and identities are those of the interner.
+    #[must_use]
+    pub fn new(interner: Arc<Interner>) -> Self {
+        Self { interner, ..Self::default() }
+    }
+
     /// The nodes with everything that counts on them.
     #[must_use]
     pub fn nodes(&self) -> &Nodes {
@@ -111,35 +117,54 @@ impl Cache {
         self.nodes.remove(name)
     }
 
-    /// The labels of a namespace. Pods that are known already keep what they had until [`Cache::relabel`].
-    pub fn set_namespace(&mut self, name: &str, labels: BTreeMap<String, String>) -> bool {
-        if self.namespaces.get(name).is_some_and(|known| **known == labels) {
-            return false;
+    /// The labels of a namespace, `None` when it is gone. False when nothing changed. Pods that are known already keep
+    /// what they had until [`Cache::renew`].
+    pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> bool {
+        match labels {
+            Some(labels) => self.interner.namespace(name, labels),
+            None => self.interner.namespace_gone(name),
         }
-        self.namespaces.insert(name.to_owned(), Arc::new(labels));
-        true
     }
 
-    /// Forgets a namespace; nothing is left in it by then.
-    pub fn remove_namespace(&mut self, name: &str) {
-        self.namespaces.remove(name);
-    }
-
-    /// Gives the pods of a namespace, or all, the labels of their namespace. Those that changed are the result.
-    pub fn relabel(&mut self, namespace: Option<&str>) -> Vec<ObjectKey> {
-        let stale = self.pods.values().filter(|entry| {
+    /// Gives the pods of a namespace, or all of them, the labels that their namespaces have now.
+    pub fn renew(&mut self, namespace: Option<&str>) {
+        let renewed = self.pods.values().filter_map(|entry| {
             let mine = &entry.facts.identity;
-            namespace.is_none_or(|name| name == mine.namespace)
-                && self.namespaces.get(&mine.namespace).is_some_and(|labels| *labels != mine.namespace_labels)
-        });
-        let stale: Vec<ObjectKey> = stale.map(|entry| entry.facts.key.clone()).collect();
-        for key in &stale {
-            if let Some(entry) = self.pods.get(key) {
-                let facts = PodFacts::clone(&entry.facts);
-                self.set_pod(facts);
+            if namespace.is_some_and(|name| *name != mine.namespace) {
+                return None;
             }
+            let identity = self.interner.renewed(mine);
+            if Arc::ptr_eq(&identity, mine) {
+                return None;
+            }
+            Some(PodFacts { identity, ..PodFacts::clone(&entry.facts) })
+        });
+        for pod in renewed.collect::<Vec<_>>() {
+            self.set_pod(pod);
         }
-        stale
+    }
+
+    /// A claim, `None` when it is gone. The pods of which it changed what they ask are the result.
+    pub fn set_claim(&mut self, key: &ObjectKey, claim: Option<ClaimFacts>) -> Vec<ObjectKey> {
+        let pods = self.volumes.set_claim(key, claim);
+        self.resolve(pods)
+    }
+
+    /// A volume, `None` when it is gone. The pods of which it changed what they ask are the result.
+    pub fn set_volume(&mut self, name: &str, volume: Option<VolumeFacts>) -> Vec<ObjectKey> {
+        let pods = self.volumes.set_volume(name, volume);
+        self.resolve(pods)
+    }
+
+    fn resolve(&mut self, mut pods: Vec<ObjectKey>) -> Vec<ObjectKey> {
+        pods.retain(|key| {
+            let Some(entry) = self.pods.get(key) else { return false };
+            let before = entry.shape.clone();
+            let facts = PodFacts::clone(&entry.facts);
+            self.set_pod(facts);
+            self.pods.get(key).is_some_and(|entry| entry.shape != before)
+        });
+        pods
     }
 
     /// The pod of this name.
@@ -154,6 +179,11 @@ impl Cache {
     /// In words, which claim it waits for.
     pub fn shape(&self, key: &ObjectKey) -> Option<Result<&Arc<Shape>, &Arc<str>>> {
         self.pods.get(key).map(|entry| entry.shape.as_ref())
+    }
+
+    /// The one shape that equals this one.
+    pub(crate) fn intern(&self, shape: Shape) -> Arc<Shape> {
+        self.interner.shape(shape)
     }
 
     /// Every pod.
@@ -189,13 +219,12 @@ impl Cache {
 
     /// Adds or replaces a pod. A pod that is seen bound, finished or made anew is no longer assumed.
     pub fn set_pod(&mut self, mut pod: PodFacts) -> PodChange {
-        if let Some(labels) = self.namespaces.get(&pod.identity.namespace)
-            && !Arc::ptr_eq(labels, &pod.identity.namespace_labels)
-        {
-            Arc::make_mut(&mut pod.identity).namespace_labels = Arc::clone(labels);
-        }
-        let shape = self.volumes.shape_of(&pod);
+        pod.identity = self.interner.renewed(&pod.identity);
         let old = self.pods.remove(&pod.key);
+        if let Some(old) = &old {
+            self.volumes.forget(&old.facts);
+        }
+        let shape = self.volumes.shape_of(&pod, &self.interner);
         let pod = Arc::new(pod);
         let mut entry = Entry { facts: Arc::clone(&pod), shape, seat: None };
         let before = old.as_ref().map(|old| Arc::clone(&old.facts));
@@ -350,12 +379,6 @@ impl Cache {
             suits(state, shape).is_none()
                 && shape.requests.iter().all(|(r, _)| room.used.get(r) <= state.allocatable.get(r))
         })
-    }
-
-    /// Whether one more of the shape goes on the node.
-    #[must_use]
-    pub fn has_room(&self, node: &str, shape: &Shape) -> bool {
-        self.nodes.ix(node).is_some_and(|ix| room_for(&self.nodes, ix, shape) > 0)
     }
 
     fn seat(&mut self, entry: &Entry, node: Arc<str>, stage: Stage, assumed: bool) -> Seat {

@@ -10,6 +10,16 @@ use atoll_core::scheduling::NodeState;
 
 use crate::objects::{BudgetFacts, ClaimFacts, GangFacts, ObjectKey, PodFacts, PodGroupFacts, VolumeFacts};
 
+/// Reasons of the events that the cycle asks for.
+pub mod event_reason {
+    /// A pod, or a gang without an object of its own, does not fit or is not supported.
+    pub const FAILED_SCHEDULING: &str = "FailedScheduling";
+    /// A pod or a gang makes room for others of higher priority.
+    pub const PREEMPTED: &str = "Preempted";
+    /// The bound members of a gang are deleted, because the rest cannot be bound.
+    pub const GANG_UNDONE: &str = "GangUndone";
+}
+
 /// How long things last.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -206,8 +216,6 @@ pub enum Action {
         group: ObjectKey,
         /// Its UID.
         uid: Arc<str>,
-        /// Generation of the spec that it answers.
-        generation: i64,
         /// True or False.
         scheduled: bool,
         /// Reason of the condition.

@@ -1,4 +1,4 @@
-//! One gang: what is known of its members, and the status that says so.
+//! A gang that a Gang object rules: what is known of its members, and the status that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use atoll_api::conditions::member_reason;
 use atoll_api::{GangNode, GangPhase, GangStatus};
-use atoll_core::gang::{Hold, Mode, Phase, RefusedFor};
+use atoll_core::scheduling::{Hold, Mode, Phase, RefusedFor, Shape};
 
 use crate::cache::Cache;
-use crate::objects::{GangFacts, MemberFacts, ObjectKey, PodFacts, api_time, since_epoch};
+use crate::cycle::{GangKey, GangKind};
+use crate::objects::{GangFacts, GangName, MemberFacts, ObjectKey, PodFacts, api_time, since_epoch};
+use crate::queue::Work;
 
 /// Where a member stands, by its pod.
 pub(crate) enum MemberState {
     /// No pod yet, or none that can be bound now: room is kept for it.
     Absent,
-    /// Its pod waits to be bound.
-    Waiting(Arc<PodFacts>),
+    /// Its pod waits to be bound; what it asks with its volumes.
+    Waiting(Arc<PodFacts>, Arc<Shape>),
     /// On its way to the API server.
     Binding,
     /// Bound, whatever became of the pod since.
@@ -38,6 +40,8 @@ pub(crate) struct GangEntry {
     pub(crate) half_bound: bool,
     /// Since when the rest of a half-bound gang does not fit.
     pub(crate) stuck_since: Option<Duration>,
+    /// The highest priority of its pods.
+    pub(crate) priority: i32,
     written: Option<GangStatus>,
     written_at: Duration,
 }
@@ -68,6 +72,7 @@ impl GangEntry {
             binding: BTreeSet::new(),
             half_bound: false,
             stuck_since: None,
+            priority: 0,
             written: facts.status.clone(),
             written_at: Duration::ZERO,
             facts,
@@ -90,12 +95,12 @@ impl GangEntry {
             if !reserved {
                 entry.bound.insert(pod, node);
             } else if keep && let Some(member) = entry.members().iter().find(|m| m.pod == pod).cloned() {
-                let shape = match cache.pod(&entry.pod_key(&pod)) {
-                    Some(pod) if pod.node.is_some() => continue,
-                    Some(pod) => Arc::clone(&pod.shape),
-                    None => member.shape,
-                };
-                cache.hold(&entry.facts.key, &pod, &node, &shape);
+                let key = entry.pod_key(&pod);
+                if cache.pod(&key).is_some_and(|pod| pod.node.is_some()) {
+                    continue;
+                }
+                let known = cache.shape(&key).and_then(Result::ok).cloned();
+                cache.hold(&entry.work(), &key, &node, &known.unwrap_or(member.shape));
             }
         }
         entry
@@ -107,35 +112,58 @@ impl GangEntry {
     }
 
     pub(crate) fn pod_key(&self, pod: &str) -> ObjectKey {
-        ObjectKey::new(&self.facts.key.namespace, pod)
+        ObjectKey { namespace: Arc::clone(&self.facts.key.namespace), name: Arc::from(pod) }
+    }
+
+    pub(crate) fn gang_key(&self) -> GangKey {
+        GangKey { kind: GangKind::Object, key: self.facts.key.clone() }
+    }
+
+    pub(crate) fn work(&self) -> Work {
+        Work::Gang(self.gang_key())
     }
 
     /// Where each member stands; notes what is seen bound.
     pub(crate) fn look(&mut self, cache: &Cache) -> Vec<MemberState> {
         let recorded = self.bound.len();
         let mut states = Vec::with_capacity(self.members().len());
+        self.priority = i32::MIN;
         for index in 0..self.members().len() {
             let name = self.members()[index].pod.clone();
             let key = self.pod_key(&name);
-            let pod = cache.pod(&key).filter(|pod| pod.ours && pod.gang.as_deref() == Some(&*self.facts.key.name));
+            let is_mine = |gang: &GangName| matches!(gang, GangName::Object(name) if **name == *self.facts.key.name);
+            let pod = cache.pod(&key).filter(|pod| pod.ours && pod.gang.as_ref().is_some_and(is_mine));
+            if let Some(pod) = pod {
+                self.priority = self.priority.max(pod.priority);
+            }
             let state = match pod {
                 Some(pod) if let Some(node) = &pod.node => {
-                    self.bound.insert(name, node.clone());
+                    self.bound.insert(name, node.to_string());
                     MemberState::Bound
                 }
                 Some(pod) if pod.finished => MemberState::Bound,
                 Some(_) if self.binding.contains(&name) => MemberState::Binding,
                 // The API server took the binding and the watch has not shown it yet.
                 Some(_) if cache.assumed(&key).is_some() => MemberState::Bound,
-                Some(pod) if pod.waits() => MemberState::Waiting(Arc::clone(pod)),
+                Some(pod) if pod.waits() && let Some(Ok(shape)) = cache.shape(&key) => {
+                    MemberState::Waiting(Arc::clone(pod), Arc::clone(shape))
+                }
                 None if self.bound.contains_key(&name) => MemberState::Bound,
                 Some(_) | None => MemberState::Absent,
             };
             states.push(state);
         }
+        if self.priority == i32::MIN {
+            self.priority = 0;
+        }
         // Seen bound although no status says so: an earlier process was stopped in between.
         self.half_bound |= self.hold.mode() == Mode::Run && self.bound.len() > recorded;
         states
+    }
+
+    /// A node that a member is bound to, if there is one.
+    pub(crate) fn a_node(&self) -> Option<&str> {
+        self.bound.values().next().map(String::as_str)
     }
 
     pub(crate) fn note_bound(&mut self, pod: &str, node: &str) {
@@ -193,10 +221,11 @@ impl GangEntry {
             Phase::Refused(why) => (GangPhase::Refused, Some(reason(why).to_owned()), None),
         };
         let message = reason.is_some().then(|| self.message.clone());
+        let work = self.work();
         let nodes = self.members().iter().filter_map(|member| {
-            let held = || cache.held(&self.facts.key, &member.pod).map(|claim| &claim.node);
-            let node = self.bound.get(&member.pod).or_else(held)?;
-            Some(GangNode { pod: member.pod.clone(), node: node.clone() })
+            let held = || cache.held(&work, &self.pod_key(&member.pod)).map(|claim| claim.node.to_string());
+            let node = self.bound.get(&member.pod).cloned().or_else(held)?;
+            Some(GangNode { pod: member.pod.clone(), node })
         });
         Some(GangStatus {
             observed_generation: Some(self.hold.generation()),

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::scheduling::{GangRequest, Helps, Shape};
+use atoll_core::scheduling::{GangRequest, Helps, Level, Shape};
 
 use super::{Order, Work};
 
@@ -42,8 +42,8 @@ pub struct Alike {
     pub shapes: Vec<(ShapeRef, usize)>,
     /// How many must fit.
     pub minimum: usize,
-    /// Levels of topology, and whether each is required.
-    pub topology: Vec<(String, bool)>,
+    /// Levels of topology.
+    pub topology: Vec<Level>,
     /// Namespace and labels, where other pods make a difference.
     pub identity: Option<(String, BTreeMap<String, String>)>,
     /// Whether nodes that are reserved for others are closed to it.
@@ -68,24 +68,24 @@ const KINDS: [Helps; 4] = [Helps::NODES, Helps::ROOM, Helps::PODS, Helps::VOLUME
 impl Clock {
     pub(super) fn tick(&mut self, what: Helps) {
         for (count, kind) in self.0.iter_mut().zip(KINDS) {
-            *count += u64::from(what.contains(kind));
+            *count += u64::from(what.intersects(kind));
         }
     }
 
     pub(super) fn drop(&mut self, what: Helps) {
         for (count, kind) in self.0.iter_mut().zip(KINDS) {
-            *count = count.saturating_sub(u64::from(what.contains(kind)));
+            *count = count.saturating_sub(u64::from(what.intersects(kind)));
         }
     }
 
     /// Whether one of these kinds has a count.
     pub(super) fn any(&self, what: Helps) -> bool {
-        self.0.iter().zip(KINDS).any(|(count, kind)| *count > 0 && what.contains(kind))
+        self.0.iter().zip(KINDS).any(|(count, kind)| *count > 0 && what.intersects(kind))
     }
 
     /// Whether something of these kinds happened since.
     pub(super) fn helped(&self, since: &Self, by: Helps) -> bool {
-        self.0.iter().zip(since.0).zip(KINDS).any(|((now, then), kind)| *now != then && by.contains(kind))
+        self.0.iter().zip(since.0).zip(KINDS).any(|((now, then), kind)| *now != then && by.intersects(kind))
     }
 }
 
@@ -98,6 +98,9 @@ pub struct Verdict {
     pub helped_by: Helps,
     /// It is not looked at before this, whatever happens.
     pub again: Option<Duration>,
+    /// It is tried at this time even if there is no room, if something that could help happened: others may have to
+    /// make room.
+    pub preempt_at: Option<Duration>,
     /// The changes that it knows of; [`super::Queue::refuse`] says.
     pub seen: Clock,
 }
@@ -105,8 +108,8 @@ pub struct Verdict {
 impl Verdict {
     /// A refusal.
     #[must_use]
-    pub fn new(message: Arc<str>, helped_by: Helps, again: Option<Duration>) -> Self {
-        Self { message, helped_by, again, seen: Clock::default() }
+    pub fn new(message: Arc<str>, helped_by: Helps) -> Self {
+        Self { message, helped_by, again: None, preempt_at: None, seen: Clock::default() }
     }
 }
 
@@ -123,6 +126,8 @@ pub struct Line {
     pub verdict: Option<Verdict>,
     /// The last refusal in words.
     pub message: Arc<str>,
+    /// It is opened then, see [`Verdict::preempt_at`].
+    pub(super) reopen: Option<Duration>,
     pub(super) refusals: u32,
 }
 
@@ -135,6 +140,7 @@ impl Line {
             head: None,
             verdict: None,
             message: Arc::from(""),
+            reopen: None,
             refusals: 0,
         }
     }

@@ -171,8 +171,7 @@ impl Queue {
     }
 
     /// Takes the first that is ready. Afterwards it is put somewhere again, and then [`Queue::settle`] is called.
-    pub fn pop(&mut self, now: Duration) -> Option<(Order, Work)> {
-        self.ring(now);
+    pub fn pop(&mut self) -> Option<(Order, Work)> {
         let (order, work) = self.ready.first().cloned()?;
         self.take(&work);
         Some((order, work))
@@ -221,8 +220,7 @@ impl Queue {
         }
     }
 
-    /// It was refused, and everything that asks for the same with it; nothing is tried again before `again`, even if
-    /// something that could help happens.
+    /// It was refused, and everything that asks for the same with it.
     pub fn refuse(&mut self, key: LineKey, work: &Work, order: Order, request: GangRequest, verdict: Verdict) {
         let id = self.ids.get(&key).copied().unwrap_or_else(|| {
             self.next_line += 1;
@@ -252,6 +250,12 @@ impl Queue {
     #[must_use]
     pub fn refusals(&self, key: &LineKey) -> u32 {
         self.ids.get(key).and_then(|id| self.lines.get(id)).map_or(0, |line| line.refusals)
+    }
+
+    /// What the line was last told.
+    #[must_use]
+    pub fn last_message(&self, key: &LineKey) -> Option<&Arc<str>> {
+        self.ids.get(key).and_then(|id| self.lines.get(id)).map(|line| &line.message)
     }
 
     /// Something happened that could help those that wait for it.
@@ -291,19 +295,16 @@ impl Queue {
         self.advance(id);
     }
 
-    /// The line was looked at: what happened did not help. It is not looked at again before `again`.
-    pub fn refresh(&mut self, id: LineId, again: Option<Duration>) {
+    /// The line was looked at: what happened did not help. With `reopen` its first is tried at that time all the same.
+    pub fn refresh(&mut self, id: LineId, reopen: Option<Duration>) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         let Some(verdict) = &mut line.verdict else { return };
-        if let Some(old) = verdict.again {
-            self.alarms.remove(&(old, Alarm::Line(id)));
-        }
-        if again.is_none() {
-            verdict.seen = self.clock;
-        }
-        verdict.again = again;
-        if let Some(again) = again {
-            self.alarms.insert((again, Alarm::Line(id)));
+        verdict.seen = self.clock;
+        if let Some(at) = reopen
+            && line.reopen.is_none()
+        {
+            line.reopen = Some(at);
+            self.alarms.insert((at, Alarm::Line(id)));
         }
     }
 
@@ -372,8 +373,8 @@ impl Queue {
         verdict.again.is_none_or(|again| again <= now) && self.clock.helped(&verdict.seen, verdict.helped_by)
     }
 
-    /// What is due by now: works become ready, lines are looked at again.
-    fn ring(&mut self, now: Duration) {
+    /// Does what is due by now: works become ready, lines are looked at again.
+    pub fn ring(&mut self, now: Duration) {
         while let Some((at, _)) = self.alarms.first()
             && *at <= now
         {
@@ -384,7 +385,13 @@ impl Queue {
                         self.put(work, Place::Ready(order));
                     }
                 }
-                Some((_, Alarm::Line(_))) => self.unswept = true,
+                Some((_, Alarm::Line(id))) => {
+                    if self.lines.get(&id).is_some_and(|line| line.reopen.is_some_and(|at| at <= now)) {
+                        self.open(id);
+                    } else {
+                        self.unswept = true;
+                    }
+                }
                 None => {}
             }
         }
@@ -465,8 +472,8 @@ impl Queue {
             self.waiting.remove(&(first, id));
             self.wanted.drop(verdict.helped_by);
         }
-        if let Some(again) = verdict.again {
-            self.alarms.remove(&(again, Alarm::Line(id)));
+        for at in [verdict.again, line.reopen.take()].into_iter().flatten() {
+            self.alarms.remove(&(at, Alarm::Line(id)));
         }
     }
 
