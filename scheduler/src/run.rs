@@ -262,7 +262,7 @@ impl Turns {
             pending: [("gang", counts.gangs), ("pod", counts.pods)],
             reasons: self.scheduler.pending_by_reason(),
             cache: [
-                ("nodes", self.scheduler.cache().nodes().len()),
+                ("nodes", self.scheduler.cache().nodes().iter().count()),
                 ("pods", counts.known_pods),
                 ("shapes", self.interner.shapes()),
                 ("lines", counts.lines),

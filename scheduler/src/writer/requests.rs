@@ -44,12 +44,11 @@ pub(super) fn request(action: &Action, now: Duration) -> Option<Request> {
                 body: Bytes::from(body.to_string()),
             }
         }
-        Action::PodGroupStatus { group, uid, generation, scheduled, reason, message } => {
+        Action::PodGroupStatus { group, uid, scheduled, reason, message } => {
             let ObjectKey { namespace, name } = group;
             let condition = json!({
                 "type": "PodGroupInitiallyScheduled",
                 "status": if *scheduled { "True" } else { "False" },
-                "observedGeneration": generation,
                 "reason": reason,
                 "message": &**message,
                 "lastTransitionTime": api_time(now),
