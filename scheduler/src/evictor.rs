@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atoll_runtime::backoff::Backoff;
 use futures::StreamExt;
+use http::StatusCode;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -44,8 +45,10 @@ pub(crate) struct Evictor {
 /// What the API server said to one request about a pod.
 enum Said {
     Yes,
-    /// The pod is gone, or another one of its name is there.
+    /// There is no such pod.
     Gone,
+    /// Another pod of its name is there, or the pod changed too often meanwhile.
+    Conflict,
     No(String),
     /// This process may not write any more.
     Silent,
@@ -76,7 +79,8 @@ impl Evictor {
             let now = since_epoch(&Timestamp::now());
             said = self.ask(&pod, || disruption(&pod, &uid, &message, now)).await;
         }
-        if matches!(said, Said::Yes) {
+        // The deletion is sure to be of this very pod.
+        if matches!(said, Said::Yes | Said::Conflict) {
             said = self.ask(&pod, || deletion(&pod, &uid)).await;
         }
         match said {
@@ -85,7 +89,7 @@ impl Evictor {
                 self.metrics.eviction("evicted");
                 Some(Event::Evicted { pod, uid })
             }
-            Said::Gone => {
+            Said::Gone | Said::Conflict => {
                 self.metrics.eviction("gone");
                 Some(Event::Evicted { pod, uid })
             }
@@ -105,26 +109,20 @@ impl Evictor {
                 return Said::Silent;
             }
             let Request { method, path, body } = request();
-            match Reply::of(self.connections.send(method, &path, body, ANSWER_WITHIN).await) {
-                Reply::Done(_) => {
-                    self.backoff.reset(pod);
-                    return Said::Yes;
-                }
-                // 409: the UID is another one.
-                Reply::Refused { code, .. } if matches!(code.as_u16(), 404 | 409) => {
-                    self.backoff.reset(pod);
-                    return Said::Gone;
-                }
-                Reply::Refused { message, .. } => {
-                    self.backoff.reset(pod);
-                    return Said::No(message);
-                }
+            let said = match Reply::of(self.connections.send(method, &path, body, ANSWER_WITHIN).await) {
+                Reply::Done(_) => Said::Yes,
+                Reply::Refused { code: StatusCode::NOT_FOUND, .. } => Said::Gone,
+                Reply::Refused { code: StatusCode::CONFLICT, .. } => Said::Conflict,
+                Reply::Refused { message, .. } => Said::No(message),
                 Reply::Unsure(message) => {
                     let pause = self.backoff.next(pod);
                     tracing::warn!(%pod, message, ?pause, "eviction without an answer");
                     tokio::time::sleep(pause).await;
+                    continue;
                 }
-            }
+            };
+            self.backoff.reset(pod);
+            return said;
         }
     }
 }
@@ -168,6 +166,7 @@ mod tests {
             (&[404][..], true, true),
             (&[200, 404], true, true),
             (&[409], false, true),
+            (&[409, 200], true, true),
             (&[403], false, false),
             (&[422], true, false),
             (&[429, 200], false, true),
