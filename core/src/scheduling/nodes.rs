@@ -57,6 +57,14 @@ pub struct Aside {
     occupant: Occupant,
 }
 
+impl Aside {
+    /// Where it was.
+    #[must_use]
+    pub fn node(&self) -> NodeIx {
+        self.node
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Place {
     node: NodeIx,
@@ -88,6 +96,8 @@ pub struct Nodes {
     next: u64,
     /// Occupants that keep others away by required anti-affinity.
     repelling: BTreeSet<OccupantId>,
+    /// Their shapes, by address, with how many of them there are.
+    repelling_shapes: BTreeMap<usize, (Arc<Shape>, usize)>,
     log: VecDeque<NodeIx>,
     /// Number of the first entry of `log`.
     logged_from: u64,
@@ -136,6 +146,8 @@ impl Nodes {
         }
         if !occupant.shape.coupling.anti_affinity.is_empty() {
             self.repelling.insert(id);
+            let address = Arc::as_ptr(&occupant.shape).addr();
+            self.repelling_shapes.entry(address).or_insert_with(|| (Arc::clone(&occupant.shape), 0)).1 += 1;
         }
         self.places.insert(id, Place { node: ix, occupant });
         self.changed(ix);
@@ -144,7 +156,15 @@ impl Nodes {
     /// Takes someone off again.
     pub fn take_off(&mut self, id: OccupantId) -> Option<Occupant> {
         let Place { node, occupant } = self.places.remove(&id)?;
-        self.repelling.remove(&id);
+        if self.repelling.remove(&id) {
+            let address = Arc::as_ptr(&occupant.shape).addr();
+            if let Some((_, count)) = self.repelling_shapes.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.repelling_shapes.remove(&address);
+                }
+            }
+        }
         if let Some(room) = self.rooms[node.index()].as_mut() {
             room.used.subtract(&occupant.shape.requests);
             room.occupants.remove(&id);
@@ -226,6 +246,11 @@ impl Nodes {
     /// Everyone who keeps others away by required anti-affinity, with the node.
     pub fn repelling(&self) -> impl Iterator<Item = (NodeIx, &Occupant)> {
         self.repelling.iter().filter_map(|id| self.occupant(*id))
+    }
+
+    /// The shapes of everyone who keeps others away by required anti-affinity; each once where equal shapes are shared.
+    pub fn repelling_shapes(&self) -> impl Iterator<Item = &Shape> {
+        self.repelling_shapes.values().map(|(shape, _)| &**shape)
     }
 
     /// The number of the latest change.
