@@ -8,13 +8,15 @@ use atoll_api::names::{
     ANNOTATION_DURATION, ANNOTATION_PREFERRED_TOPOLOGY, ANNOTATION_REQUIRED_TOPOLOGY, LABEL_GANG, LABEL_GANG_MIN,
     LABEL_GANG_SIZE, LABEL_RANK,
 };
-use atoll_core::scheduling::{Amounts, Coupling, HostPort, Identity, POD_SLOT, RESOURCE_PODS, Shape, VolumeNeeds};
+use atoll_core::scheduling::{
+    Amounts, Coupling, HostPort, Identity, Level, POD_SLOT, RESOURCE_PODS, Shape, VolumeNeeds,
+};
 use atoll_core::units::parse_duration_seconds;
 
 use super::affinity::{coupling, preferred_nodes, required_nodes, spread, toleration};
 use super::quantities::{is_sidecar, pod_requests};
 use super::volumes::{self, ClaimRef};
-use super::{Interner, Level, NotSupported, ObjectKey, created, instant};
+use super::{Interner, NotSupported, ObjectKey, created, instant};
 use crate::proto::{Container, ObjectMeta, Pod, PodSpec, PodStatus};
 
 /// Labels that say which of its siblings a pod is, where [`LABEL_RANK`] does not: set by Kubernetes itself on the pods
