@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::cost::{Cost, cost};
+use super::coupled::Lately;
 use crate::scheduling::filter::room_for;
 use crate::scheduling::node::NodeState;
 use crate::scheduling::nodes::{NodeIx, Nodes};
@@ -90,9 +91,9 @@ impl Grouping {
                 continue;
             }
             let key: Vec<Option<&str>> = keys.value(state).collect();
-            let (values, candidates, room) = known.entry(key).or_insert_with_key(|key| {
-                (key.iter().map(|value| value.map(Arc::from)).collect(), Vec::new(), 0)
-            });
+            let (values, candidates, room) = known
+                .entry(key)
+                .or_insert_with_key(|key| (key.iter().map(|value| value.map(Arc::from)).collect(), Vec::new(), 0));
             of_node[candidate.ix.index()] = Some(Arc::clone(values));
             *room += u64::from(class.copies(candidate.ix));
             candidates.push(candidate.clone());
@@ -255,6 +256,8 @@ impl Class {
 /// The classes that were asked for lately.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Classes {
+    /// For the shapes that are placed one by one.
+    pub(super) around: Lately,
     by_shape: HashMap<Arc<Shape>, Class>,
     clock: u64,
     seen: Seen,
@@ -264,7 +267,7 @@ impl Classes {
     /// What is known of the shape now, by these domains among others.
     pub(super) fn get(&mut self, nodes: &Nodes, shape: &Arc<Shape>, keys: &Keys) -> &Class {
         self.clock += 1;
-        let Self { by_shape, clock, seen } = self;
+        let Self { by_shape, clock, seen, .. } = self;
         if !by_shape.contains_key(shape) {
             make_room(by_shape, nodes);
         }
