@@ -13,7 +13,9 @@ mod hold;
 mod node;
 mod nodes;
 mod pod;
+mod preempt;
 mod refusal;
+mod reserve;
 mod selector;
 
 pub use amounts::{Amounts, POD_SLOT, RESOURCE_PODS};
@@ -27,5 +29,7 @@ pub use pod::{
     Coupling, ExclusiveVolume, HostPort, Identity, NodeTerm, PodTerm, Shape, Spread, Toleration, TolerationValue,
     VolumeNeeds,
 };
+pub use preempt::{Budget, Cost, Evictee, Preemption, Unit, preempt};
 pub use refusal::{DomainRoom, GangRefusal, Helps};
+pub use reserve::{Ending, Reservation, reserve};
 pub use selector::{Operator, Requirement, Selector};

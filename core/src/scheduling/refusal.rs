@@ -206,8 +206,7 @@ impl fmt::Display for GangRefusal {
         }
         let out = self.out.values().sum::<usize>() + self.reserved;
         write!(f, "{} of {} nodes have room", self.nodes - out, self.nodes)?;
-        let mut reasons: Vec<(Option<&Why>, usize)> =
-            self.out.iter().map(|(why, count)| (Some(why), *count)).collect();
+        let mut reasons: Vec<(Option<&Why>, usize)> = self.out.iter().map(|(why, count)| (Some(why), *count)).collect();
         if self.reserved > 0 {
             reasons.push((None, self.reserved));
         }

@@ -123,9 +123,9 @@ impl<'a> Trial<'a> {
 
     /// Whether a node is in the domain.
     pub(super) fn is_within(&self, ix: NodeIx, place: &[Option<Arc<str>>]) -> bool {
-        self.nodes.node(ix).is_some_and(|(state, _)| {
-            self.keys.value(state).take(place.len()).eq(place.iter().map(Option::as_deref))
-        })
+        self.nodes
+            .node(ix)
+            .is_some_and(|(state, _)| self.keys.value(state).take(place.len()).eq(place.iter().map(Option::as_deref)))
     }
 
     /// The domains of which each has room for the members of each shape among the first `count`, if it were alone:

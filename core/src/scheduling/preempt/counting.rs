@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::cost::{Cost, Costs};
-use super::select::{Effort, Ground, select};
+use super::select::{Effort, Ground, select, spare};
 use super::{GangRequest, Nodes, Unit};
 use crate::scheduling::amounts::Amounts;
 use crate::scheduling::between::is_coupled;
@@ -12,7 +12,7 @@ use crate::scheduling::node::NodeState;
 use crate::scheduling::nodes::NodeIx;
 
 /// Sets that may be looked at in all, over all grounds.
-const SETS: usize = 1 << 18;
+const SETS: usize = 1 << 15;
 /// Most units of which every set is looked at.
 const MOST_EXACT: usize = 12;
 const EXCHANGES: usize = 2000;
@@ -31,31 +31,41 @@ pub(super) fn is_countable(nodes: &Nodes, request: &GangRequest) -> bool {
 pub(super) fn choose(nodes: &Nodes, request: &GangRequest, units: &[Unit], costs: &Costs<'_>) -> Option<Vec<usize>> {
     let requests = &request.members.first()?.shape.requests;
     let needed = request.members.len() as u64;
-    let mut grounds: Vec<Vec<NodeIx>> = domains(nodes, request);
+    let domains = domains(nodes, request);
     // A gang that fits on one node may be cheaper to have there than anywhere between.
     let alone = |ix: &NodeIx| {
         nodes
             .node(*ix)
             .is_some_and(|(state, _)| u64::from(Amounts::default().copies(&state.allocatable, requests)) >= needed)
     };
-    let single: Vec<Vec<NodeIx>> = grounds.iter().flatten().copied().filter(alone).map(|ix| vec![ix]).collect();
-    grounds.retain(|ground| ground.len() > 1);
-    grounds.extend(single);
+    let mut grounds: Vec<(&[NodeIx], &[NodeIx])> = Vec::new();
+    for domain in &domains {
+        grounds.push((domain, domain));
+        if domain.len() > 1 {
+            grounds.extend(domain.iter().filter(|ix| alone(ix)).map(|ix| (std::slice::from_ref(ix), &**domain)));
+        }
+    }
     let sets = (SETS / grounds.len().max(1)).max(1);
     let effort = Effort { exact: (sets.ilog2() as usize).min(MOST_EXACT), exchanges: EXCHANGES / grounds.len().max(1) };
     let on = units_by_node(nodes, units);
-    let mut best: Option<(Cost, Vec<usize>)> = None;
-    for ground in grounds {
+    let counting = |ground: &[NodeIx]| {
         let candidates: BTreeSet<usize> = ground.iter().filter_map(|ix| on.get(ix)).flatten().copied().collect();
         let candidates: Vec<usize> = candidates.into_iter().collect();
-        let mut counting = Counting::new(nodes, &ground, requests, needed, units, &candidates);
-        if let Some((victims, cost)) = select(&mut counting, units, &candidates, costs, effort)
-            && best.as_ref().is_none_or(|(least, _)| cost < *least)
+        (Counting::new(nodes, ground, requests, needed, units, &candidates), candidates)
+    };
+    let mut best: Option<(Cost, Vec<usize>, &[NodeIx])> = None;
+    for (ground, domain) in grounds {
+        let (mut ground, candidates) = counting(ground);
+        if let Some((victims, cost)) = select(&mut ground, units, &candidates, costs, effort)
+            && best.as_ref().is_none_or(|(least, ..)| cost < *least)
         {
-            best = Some((cost, victims));
+            best = Some((cost, victims, domain));
         }
     }
-    best.map(|(_, victims)| victims)
+    let (_, mut victims, domain) = best?;
+    // Who had to go for one node alone may stay if the other nodes of the domain help.
+    spare(&mut counting(domain).0, units, &mut victims);
+    Some(victims)
 }
 
 /// The nodes that suit the gang, by the domains that must hold it whole: equal values of every required level.

@@ -1,6 +1,7 @@
 //! The search for victims, on any ground that can say whether the gang fits.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Unit;
 use super::cost::{Cost, Costs, weight};
@@ -50,10 +51,21 @@ pub(super) fn select(
     spare_beyond_budgets(ground, units, &mut victims, costs);
     spare_highest(ground, units, &mut victims);
     spare_each(ground, units, &mut victims);
-    exchange(ground, units, candidates, &mut victims, costs, effort.exchanges);
+    if exchange(ground, units, candidates, &mut victims, costs, effort.exchanges) {
+        spare_each(ground, units, &mut victims);
+    }
     victims.sort_unstable();
     let cost = costs.of(&victims);
     Some((victims, cost))
+}
+
+/// Gives back who of these victims, chosen elsewhere, need not go on this ground.
+pub(super) fn spare(ground: &mut impl Ground, units: &[Unit], victims: &mut Vec<usize>) {
+    for unit in &*victims {
+        ground.evict(*unit);
+    }
+    spare_each(ground, units, victims);
+    victims.sort_unstable();
 }
 
 /// Every set, the cheapest first.
@@ -122,15 +134,15 @@ fn spare_highest(ground: &mut impl Ground, units: &[Unit], victims: &mut Vec<usi
 
 /// One after the other: first whose room the gang misses least for the pods that are spared.
 fn spare_each(ground: &mut impl Ground, units: &[Unit], victims: &mut Vec<usize>) {
+    let mut evicted: BTreeSet<usize> = victims.iter().copied().collect();
     let key = |ground: &_, unit: usize| {
         let pods = units[unit].pods.len().max(1) as u64;
         let loss = Ground::loss(ground, unit).unwrap_or(0);
         // Thousandths of a member for each pod.
         (loss.saturating_mul(1000) / pods, Reverse(units[unit].priority), Reverse(pods), units[unit].started, unit)
     };
-    let mut keys: std::collections::BTreeMap<usize, _> =
-        victims.iter().map(|unit| (*unit, key(&*ground, *unit))).collect();
-    let mut order: std::collections::BTreeSet<_> = keys.values().copied().collect();
+    let mut keys: BTreeMap<usize, _> = victims.iter().map(|unit| (*unit, key(&*ground, *unit))).collect();
+    let mut order: BTreeSet<_> = keys.values().copied().collect();
     while let Some(first) = order.pop_first() {
         let unit = first.4;
         keys.remove(&unit);
@@ -139,10 +151,10 @@ fn spare_each(ground: &mut impl Ground, units: &[Unit], victims: &mut Vec<usize>
             ground.evict(unit);
             continue;
         }
-        victims.retain(|victim| *victim != unit);
+        evicted.remove(&unit);
         for neighbour in ground.neighbours(unit) {
             // Who could not be spared may be now: what it stands on is of no use any more.
-            if victims.contains(&neighbour) {
+            if evicted.contains(&neighbour) {
                 if let Some(old) = keys.get(&neighbour) {
                     order.remove(old);
                 }
@@ -152,9 +164,10 @@ fn spare_each(ground: &mut impl Ground, units: &[Unit], victims: &mut Vec<usize>
             }
         }
     }
+    victims.retain(|victim| evicted.contains(victim));
 }
 
-/// One victim for a cheaper unit that does as well.
+/// One victim for a cheaper unit that does as well. True when any was exchanged.
 fn exchange(
     ground: &mut impl Ground,
     units: &[Unit],
@@ -162,7 +175,8 @@ fn exchange(
     victims: &mut Vec<usize>,
     costs: &Costs<'_>,
     mut tries: usize,
-) {
+) -> bool {
+    let mut exchanged = false;
     let mut others: Vec<usize> = candidates.iter().copied().filter(|unit| !victims.contains(unit)).collect();
     others.sort_by_key(|unit| (weight(&units[*unit]), *unit));
     let mut expensive = victims.clone();
@@ -185,6 +199,7 @@ fn exchange(
                 *victims = with;
                 others.remove(at);
                 replaced = true;
+                exchanged = true;
                 break;
             }
             ground.restore(other);
@@ -193,4 +208,5 @@ fn exchange(
             ground.evict(victim);
         }
     }
+    exchanged
 }

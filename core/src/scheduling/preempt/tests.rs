@@ -129,7 +129,7 @@ fn what_would_not_fit_on_empty_nodes_costs_nobody_anything() {
 fn a_gang_in_one_rack_takes_the_cheaper_rack() {
     let mut site = Site::new(&[8, 8, 8, 8]);
     for node in 0..2 {
-        site.unit(1, 0, &[(node, 8)], None);
+        site.unit(1, 0, &[(node, 4), (node, 4)], None);
     }
     let together = site.unit(1, 0, &[(2, 1), (3, 1)], None);
     let chosen = site.preempt(&gang(2, 8, true)).unwrap();
@@ -200,5 +200,28 @@ proptest! {
             }
             prop_assert!(!fits, "{spared} goes in vain: {chosen:?}");
         }
+    }
+}
+
+/// 1,000 nodes of 8 GPUs, full of gangs of 1 to 64 pods over three priorities; half of the GPUs are wanted.
+#[test]
+#[ignore = "prints a time: run it with --release"]
+fn a_large_gang_among_a_thousand_full_nodes() {
+    let mut site = Site::new(&[8; 1000]);
+    site.budgets = vec![Budget { allowed: 4 }; 50];
+    let sizes = [1, 2, 4, 8, 16, 64];
+    let (mut taken, mut index) = (0_usize, 0_usize);
+    while taken < 8000 {
+        let pods = sizes[index % sizes.len()].min(8000 - taken);
+        let on: Vec<_> = (taken..taken + pods).map(|gpu| ((gpu * 7) % 1000, 1)).collect();
+        site.unit([0, 1, 2][index % 3], index as u64, &on, (index % 4 == 0).then_some(index % 50));
+        taken += pods;
+        index += 1;
+    }
+    for (count, size) in [(4000, 1), (500, 8), (1, 8), (8, 1)] {
+        let request = gang(count, size, false);
+        let started = std::time::Instant::now();
+        let chosen = site.preempt(&request).unwrap();
+        println!("{count} × {size}: {:?}, {} units, {:?}", started.elapsed(), chosen.units.len(), chosen.cost);
     }
 }

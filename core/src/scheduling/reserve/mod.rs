@@ -3,7 +3,10 @@
 //! This is EASY backfilling (Lifka, "The ANL/IBM SP scheduling system", 1995): one gang, the first in the queue, gets a
 //! promise; everybody else may pass it as long as the promise stands.
 
-use std::collections::BTreeSet;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +68,7 @@ fn names(assignment: &Assignment) -> BTreeSet<Arc<str>> {
 
 /// Those whose end is not known, node by node, the node with the fewest first.
 fn by_node(nodes: &Nodes, endings: &[Ending]) -> Vec<Vec<OccupantId>> {
-    let mut groups: std::collections::BTreeMap<NodeIx, Vec<OccupantId>> = std::collections::BTreeMap::new();
+    let mut groups: BTreeMap<NodeIx, Vec<OccupantId>> = BTreeMap::new();
     for ending in endings.iter().filter(|ending| ending.at.is_none()) {
         if let Some((ix, _)) = nodes.occupant(ending.id) {
             groups.entry(ix).or_default().push(ending.id);
