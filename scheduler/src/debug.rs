@@ -32,7 +32,6 @@ impl Questions {
 }
 
 /// The page, and what it asks of the cycle.
-#[must_use]
 pub fn page() -> (Router, Questions) {
     let (ask, asked) = mpsc::channel(4);
     (Router::new().route("/debug/scheduler", get(show)).with_state(ask), Questions(asked))

@@ -85,8 +85,8 @@ pub(crate) fn start(
     let mut tasks = JoinSet::new();
     let follow = Follow { connections: connections.clone(), notices: notices.clone() };
     // The largest first: they take longest.
-    let (interned, name) = (Arc::clone(interner), scheduler.to_owned());
-    let read = move |pod: proto::Pod| Event::Pod(Box::new(PodFacts::of(pod, &name, &interned)));
+    let (name, once) = (scheduler.to_owned(), Arc::clone(interner));
+    let read = move |pod: proto::Pod| Event::Pod(Box::new(PodFacts::of(pod, &name, &once)));
     tasks.spawn(follow.clone().kind(Kind::Pods, read, Event::PodGone));
     let read = |node: proto::Node| Event::Node(Box::new(node_state(node)));
     tasks.spawn(follow.clone().kind(Kind::Nodes, read, |key| Event::NodeGone(key.name.to_string())));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use atoll_scheduler::api::{Change, Connections, Listed, Method, Watch};
 use atoll_scheduler::proto::ObjectMeta;
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, require};
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -17,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// A ConfigMap, of which only the metadata is read.
+/// A `ConfigMap`, of which only the metadata is read.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Map {
     #[prost(message, optional, tag = "1")]
@@ -82,7 +83,7 @@ impl Drop for Relay {
     }
 }
 
-/// What a watch said of the ConfigMaps of the test.
+/// What a watch said of the `ConfigMap`s of the test.
 #[derive(Default)]
 struct Heard {
     there: BTreeMap<String, String>,
@@ -198,7 +199,8 @@ async fn a_watch_survives_cuts_and_restarts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_does_without_streamed_lists() {
     require!(Core);
-    a_watch_loses_nothing(ControlPlaneOptions::new("wire-pages").apiserver_args(["--feature-gates=WatchList=false"])).await;
+    a_watch_loses_nothing(ControlPlaneOptions::new("wire-pages").apiserver_args(["--feature-gates=WatchList=false"]))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +208,8 @@ async fn tokens_of_service_accounts_are_taken() {
     require!(Core);
     let plane = ControlPlane::start(ControlPlaneOptions::new("wire-token")).await.unwrap();
     let accounts: Api<ServiceAccount> = Api::namespaced(plane.client(), "default");
-    let token = accounts.create_token_request("default", &PostParams::default(), &Default::default()).await.unwrap();
+    let token =
+        accounts.create_token_request("default", &PostParams::default(), &TokenRequest::default()).await.unwrap();
     let file = plane.dir().join("token");
     std::fs::write(&file, token.status.unwrap().token.unwrap()).unwrap();
     let mut config = config(&plane).await;

@@ -38,7 +38,8 @@ const MAX_FRAME: u32 = 1 << 20;
 const UNSENT_TRIES: usize = 3;
 
 /// Accepted answers: objects in protobuf, and JSON of kinds that have none.
-const ACCEPT_OBJECT: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf, application/json;q=0.9");
+const ACCEPT_OBJECT: HeaderValue =
+    HeaderValue::from_static("application/vnd.kubernetes.protobuf, application/json;q=0.9");
 
 type Sender = http2::SendRequest<Full<Bytes>>;
 type Authorize = BoxCloneSyncService<Request<Full<Bytes>>, Response<()>, BoxError>;

@@ -24,9 +24,7 @@ impl Reply {
     pub(crate) fn of(answer: Result<Answer, RequestError>) -> Self {
         match answer {
             Ok(answer) if answer.status.is_success() => Self::Done(answer),
-            Ok(answer) if is_certain(answer.status) => {
-                Self::Refused { code: answer.status, message: answer.message() }
-            }
+            Ok(answer) if is_certain(answer.status) => Self::Refused { code: answer.status, message: answer.message() },
             Ok(answer) => Self::Unsure(answer.message()),
             Err(error) => Self::Unsure(error.to_string()),
         }

@@ -26,9 +26,7 @@ pub(crate) struct Asked {
 pub(crate) type Log = Arc<Mutex<Vec<Asked>>>;
 
 /// Serves until the test's runtime ends; gives connections to it and what was asked of it.
-pub(crate) async fn serve(
-    answer: impl Fn(&Asked) -> (u16, Vec<u8>) + Send + Sync + 'static,
-) -> (Connections, Log) {
+pub(crate) async fn serve(answer: impl Fn(&Asked) -> (u16, Vec<u8>) + Send + Sync + 'static) -> (Connections, Log) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (log, answer) = (Log::default(), Arc::new(answer));

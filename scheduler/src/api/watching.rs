@@ -199,7 +199,9 @@ impl Watch {
             Some(version) => format!("{path}?watch=1&allowWatchBookmarks=true&resourceVersion={version}"),
             None if self.streams_lists => {
                 self.begin_list();
-                format!("{path}?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan")
+                format!(
+                    "{path}?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+                )
             }
             None => return self.pages(outlet).await,
         };
@@ -274,7 +276,7 @@ impl Watch {
             "ADDED" | "MODIFIED" => self.set(object, outlet),
             "DELETED" => self.gone(meta, outlet),
             "BOOKMARK" if self.listing => {
-                if meta.annotations.get(INITIAL_EVENTS_END).is_none_or(|end| end != "true") {
+                if meta.annotation(INITIAL_EVENTS_END) != Some("true") {
                     return Ok(());
                 }
                 self.listed(outlet);

@@ -50,9 +50,8 @@ impl Desk {
             self.wanted.remove(&target);
             return Some(action);
         }
-        let lane = self.lane(&target);
         if self.wanted.insert(target.clone(), action).is_none() {
-            lane(self).waiting.push_back(target);
+            self.lane(&target).waiting.push_back(target);
         }
         None
     }
@@ -77,7 +76,7 @@ impl Desk {
     /// A write ended. Its object stays busy when it is to be tried `again`, until [`Desk::free`]; what came meanwhile
     /// goes before it.
     pub(super) fn ended(&mut self, target: &Target, again: Option<Action>) {
-        self.lane(target)(self).in_flight -= 1;
+        self.lane(target).in_flight -= 1;
         if let Some(again) = again {
             self.wanted.entry(target.clone()).or_insert(again);
         }
@@ -91,7 +90,7 @@ impl Desk {
             return self.wanted.remove(&target);
         }
         if self.wanted.contains_key(&target) {
-            self.lane(&target)(self).waiting.push_back(target);
+            self.lane(&target).waiting.push_back(target);
         }
         None
     }
@@ -117,10 +116,10 @@ impl Desk {
     }
 
     /// What is said of pods yields to bindings; there may be ten thousand of them. Gangs have somebody who waits.
-    fn lane(&self, target: &Target) -> fn(&mut Self) -> &mut Lane {
+    fn lane(&mut self, target: &Target) -> &mut Lane {
         match target {
-            Target::Object(ObjectKind::Pod, _) => |desk| &mut desk.yielding,
-            _ => |desk| &mut desk.first,
+            Target::Object(ObjectKind::Pod, _) => &mut self.yielding,
+            _ => &mut self.first,
         }
     }
 }

@@ -85,13 +85,10 @@ impl Writer {
                 writes.spawn(self.clone().write(target, action));
             }
             let goes_on = tokio::select! {
-                action = actions.recv(), if open => match action {
-                    Some(action) => desk.put(action),
-                    None => {
-                        open = false;
-                        None
-                    }
-                },
+                action = actions.recv(), if open => {
+                    open = action.is_some();
+                    action.and_then(|action| desk.put(action))
+                }
                 Some(done) = writes.join_next() => match done {
                     Ok(Done { target, again }) => {
                         let pause = again.as_ref().map(|_| backoff.next(&target));
