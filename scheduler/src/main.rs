@@ -38,7 +38,7 @@ struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     bindings_in_flight: u16,
     /// HTTP/2 connections for bindings and other writes; an API server allows some 100 requests at once on each.
-    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
 }
 

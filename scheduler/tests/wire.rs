@@ -136,8 +136,10 @@ async fn delete(maps: &Api<ConfigMap>, name: &str) {
     maps.delete(name, &DeleteParams::default()).await.unwrap();
 }
 
-async fn a_watch_loses_nothing(options: ControlPlaneOptions) {
-    let plane = ControlPlane::start(options).await.unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_loses_nothing_to_cuts_and_restarts() {
+    require!(Core);
+    let plane = ControlPlane::start(ControlPlaneOptions::new("wire")).await.unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(plane.client(), "default");
     let server = plane.server();
     let mut relay = Relay::start(server.trim_start_matches("https://")).await;
@@ -188,19 +190,6 @@ async fn a_watch_loses_nothing(options: ControlPlaneOptions) {
     write(&maps, "t-f", "1").await;
     heard.until(&mut changes, "changes after a crash", |heard| heard.there.contains_key("t-f")).await;
     watch.abort();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watch_survives_cuts_and_restarts() {
-    require!(Core);
-    a_watch_loses_nothing(ControlPlaneOptions::new("wire")).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watch_does_without_streamed_lists() {
-    require!(Core);
-    a_watch_loses_nothing(ControlPlaneOptions::new("wire-pages").apiserver_args(["--feature-gates=WatchList=false"]))
-        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
