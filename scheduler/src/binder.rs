@@ -71,7 +71,7 @@ impl Binder {
                 return None;
             }
             match self.post(&binding).await {
-                Reply::Done(_) => {}
+                Reply::Done => {}
                 // Very likely by the one without an answer. The room stays taken until the watch shows what became of
                 // the pod.
                 Reply::Refused { code: StatusCode::CONFLICT, message } if unsure => {

@@ -96,7 +96,6 @@ impl Row {
                 WaitsFor::Time(at) => format!("{} s", at.saturating_sub(now).as_secs()),
                 WaitsFor::Turn => "its turn".to_owned(),
                 WaitsFor::Parts => "its parts".to_owned(),
-                WaitsFor::Bindings => "bindings".to_owned(),
                 WaitsFor::Victims => "victims".to_owned(),
             },
             reason: pending.reason.as_deref().map(str::to_owned),

@@ -110,7 +110,7 @@ impl Evictor {
             }
             let Request { method, path, body } = request();
             let said = match Reply::of(self.connections.send(method, &path, body, ANSWER_WITHIN).await) {
-                Reply::Done(_) => Said::Yes,
+                Reply::Done => Said::Yes,
                 Reply::Refused { code: StatusCode::NOT_FOUND, .. } => Said::Gone,
                 Reply::Refused { code: StatusCode::CONFLICT, .. } => Said::Conflict,
                 Reply::Refused { message, .. } => Said::No(message),

@@ -116,7 +116,7 @@ async fn lists_and_bindings() {
     for round in 0..2 * ROUNDS {
         let connections = reading();
         let (started, before) = (Instant::now(), (here(), there()));
-        let what = (round / 2) % 2;
+        let what = round as usize / 2 % 2;
         let (pods, nodes) = if what == 0 {
             tokio::join!(raw(&connections, "/api/v1/pods"), raw(&connections, "/api/v1/nodes"))
         } else {

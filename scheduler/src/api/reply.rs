@@ -8,7 +8,7 @@ use super::connections::{Answer, RequestError};
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// It was done.
-    Done(Answer),
+    Done,
     /// It is certain that this request changed nothing.
     Refused {
         /// Status code, from 400 to 499.
@@ -23,7 +23,7 @@ pub(crate) enum Reply {
 impl Reply {
     pub(crate) fn of(answer: Result<Answer, RequestError>) -> Self {
         match answer {
-            Ok(answer) if answer.status.is_success() => Self::Done(answer),
+            Ok(answer) if answer.is_success() => Self::Done,
             Ok(answer) if is_certain(answer.status) => Self::Refused { code: answer.status, message: answer.message() },
             Ok(answer) => Self::Unsure(answer.message()),
             Err(error) => Self::Unsure(error.to_string()),

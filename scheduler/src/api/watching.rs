@@ -183,11 +183,12 @@ impl Watch {
         M: Listed,
         F: FnMut(Change<M>, &mut Vec<T>),
     {
-        let version = match &self.version {
+        let version = match self.version.take() {
             Some(version) => version,
-            None => &*self.version.insert(self.list(outlet).await?),
+            None => self.list(outlet).await?,
         };
         let query = format!("{}?watch=1&allowWatchBookmarks=true&resourceVersion={version}", self.path);
+        self.version = Some(version);
         let body = self.get(&query, proto::CONTENT_TYPE_WATCH).await?;
         self.events(body, outlet).await
     }

@@ -7,9 +7,7 @@ mod volumes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use atoll_core::scheduling::{
-    Aside, Identity, NodeState, Nodes, Occupant, OccupantId, Shape, Stage, suits,
-};
+use atoll_core::scheduling::{Aside, Identity, NodeState, Nodes, Occupant, OccupantId, Shape, Stage, suits};
 
 use crate::objects::{ClaimFacts, Interner, ObjectKey, PodFacts, VolumeFacts};
 use crate::queue::Work;
@@ -233,7 +231,8 @@ impl Cache {
             let seat = old.seat.take()?;
             Some((seat, old))
         });
-        let kept = old_seat.as_ref().filter(|(seat, old)| seat.assumed && old.facts.uid == pod.uid && pod.node.is_none());
+        let kept =
+            old_seat.as_ref().filter(|(seat, old)| seat.assumed && old.facts.uid == pod.uid && pod.node.is_none());
         let place: Option<(Arc<str>, bool)> = match (&pod.node, kept) {
             _ if pod.finished => None,
             (Some(node), _) => Some((Arc::clone(node), false)),

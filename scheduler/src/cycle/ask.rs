@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::scheduling::{
-    Assignment, GangRefusal, GangRequest, Helps, Level, MemberRequest, Shape, is_coupled,
-};
+use atoll_core::scheduling::{Assignment, GangRefusal, GangRequest, Helps, Level, MemberRequest, Shape, is_coupled};
 
 use super::{Attempt, LOOKS, PASSES, Scheduler};
 use crate::objects::ObjectKey;
@@ -20,7 +18,7 @@ const PAUSE_CAP: Duration = Duration::from_secs(5);
 const PREEMPT_BASE: Duration = Duration::from_secs(1);
 const PREEMPT_CAP: Duration = Duration::from_secs(10);
 /// How often it is tried whether something fits without waiting for those that are being evicted for it.
-const MEANWHILE: Duration = Duration::from_secs(1);
+pub(super) const MEANWHILE: Duration = Duration::from_secs(1);
 
 /// Who asks, and for what.
 #[derive(Clone, Debug)]
@@ -45,7 +43,7 @@ pub(super) enum Answer {
     /// It waits with its line.
     Refused(Arc<str>),
     /// Others make room for it.
-    Preempts(Arc<str>),
+    Preempts,
     /// An older one that asks for the same comes first.
     Behind,
 }
@@ -70,8 +68,8 @@ impl Scheduler {
             for (pod, claim) in &held {
                 self.cache.hold(&ask.work, pod, &claim.node, &claim.shape);
             }
-            self.queue.wait(ask.work, ask.order, Some(Arc::clone(&message)), Some(now + MEANWHILE));
-            return Answer::Preempts(message);
+            self.queue.wait(ask.work, ask.order, Some(message), Some(now + MEANWHILE));
+            return Answer::Preempts;
         }
         self.end_preemption(&ask.work);
         let answer = self.consult(ask, now, attempt);
@@ -109,7 +107,7 @@ impl Scheduler {
         };
         let message: Arc<str> = Arc::from(refusal.to_string());
         if ask.preempts && self.preempt(&ask, &message, now, attempt) {
-            return Answer::Preempts(message);
+            return Answer::Preempts;
         }
         self.refuse(key, ask, Arc::clone(&message), refusal.helped_by, now);
         Answer::Refused(message)
@@ -127,6 +125,7 @@ impl Scheduler {
         }
         let news = self.queue.last_message(&key).is_some_and(|before| *before != verdict.message);
         self.queue.refuse(key, &ask.work, ask.order, ask.request, verdict);
+        self.note_refused(&ask.work, ask.order, now);
         if news {
             self.reword_line(&ask.work, now);
         }
@@ -166,7 +165,13 @@ impl Scheduler {
     }
 
     fn look_at(&mut self, id: LineId, now: Duration) {
-        let Some(line) = self.queue.line(id) else { return };
+        // Reservations come and go; those of the request are as old as the verdict.
+        let closed = match self.queue.line(id) {
+            Some(line) if !line.request.closed.is_empty() => self.closed_to_line(line, now),
+            _ => Arc::default(),
+        };
+        let Some(line) = self.queue.line_mut(id) else { return };
+        line.request.closed = closed;
         if self.decider.might_fit(self.cache.nodes(), &line.request) {
             self.queue.open(id);
             return;

@@ -101,10 +101,13 @@ impl Scheduler {
         if let Some(node) = &bound_on {
             self.beside(node, &mut members, &mut topology);
         }
+        let work = Work::Gang(gang.clone());
+        let duration = waiting.iter().map(|(pod, _)| pod.duration).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
+        let closed = self.closed_to(&work, order, duration.flatten(), now);
         let ask = Ask {
-            work: Work::Gang(gang.clone()),
+            work,
             order,
-            request: GangRequest { members, minimum, topology, closed: Arc::default() },
+            request: GangRequest { members, minimum, topology, closed },
             pods: waiting.iter().map(|(pod, _)| pod.key.clone()).collect(),
             priority: order.priority.0,
             preempts,
@@ -120,7 +123,7 @@ impl Scheduler {
                 self.tell_group(gang, &why, now, attempt);
                 Outcome::Refused
             }
-            Answer::Preempts(_) => Outcome::Preempting,
+            Answer::Preempts => Outcome::Preempting,
             Answer::Behind => Outcome::Nothing,
         }
     }

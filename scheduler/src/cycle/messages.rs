@@ -333,8 +333,6 @@ pub enum WaitsFor {
     Parts,
     /// A time, since the Unix epoch.
     Time(Duration),
-    /// Answers to bindings.
-    Bindings,
     /// Others that are being evicted for it.
     Victims,
 }

@@ -11,6 +11,7 @@ mod nominees;
 mod objects;
 mod pods;
 mod preempt;
+mod reserve;
 mod tell;
 mod view;
 
@@ -23,16 +24,18 @@ use atoll_core::scheduling::{Decider, Helps};
 
 pub use messages::{
     Action, Attempt, Binding, Event, GangKey, GangKind, Nominate, Object, ObjectKind, Outcome, PendingView, Settings,
-    WaitsFor,
+    WaitsFor, event_reason,
 };
 pub use view::Counts;
 
 use crate::cache::Cache;
 use crate::gangs::{GangEntry, Group};
 use crate::objects::{BudgetFacts, GangFacts, Interner, ObjectKey, PodFacts};
-use crate::queue::{Order, Queue, Work};
+use crate::queue::{LineId, Order, Queue, Work};
 use nominees::Preemption;
-use tell::Said;
+use reserve::Reserving;
+pub(crate) use tell::Written;
+use tell::{Listener, Said};
 
 /// How many waiting lines are passed by in one turn to find those that something could have helped …
 const PASSES: usize = 64;
@@ -70,8 +73,11 @@ pub struct Scheduler {
     spared: HashSet<ObjectKey>,
     /// What was said about pods.
     said: HashMap<ObjectKey, Said>,
-    /// Whose words are to be said (again), and since when they are due.
-    words: BTreeSet<(Duration, Work)>,
+    /// Whose words are to be said (again), and when.
+    words: BTreeSet<(Duration, Listener)>,
+    /// Lines that are among them.
+    reworded: HashSet<LineId>,
+    reserving: Reserving,
     turns: u64,
 }
 
@@ -97,6 +103,8 @@ impl Scheduler {
             spared: HashSet::new(),
             said: HashMap::new(),
             words: BTreeSet::new(),
+            reworded: HashSet::new(),
+            reserving: Reserving::default(),
             turns: 0,
         }
     }
@@ -136,6 +144,7 @@ impl Scheduler {
         if let Some(expired) = self.expire(now) {
             return Some(expired);
         }
+        self.keep_reservation(now);
         self.queue.ring(now);
         self.look_at_lines(now);
         self.turns += 1;
@@ -162,7 +171,7 @@ impl Scheduler {
         }
         let expiry = self.expiries.first().map(|(at, _)| *at);
         let words = self.words.first().map(|(at, _)| *at);
-        [self.queue.next_due(), expiry, words].into_iter().flatten().min()
+        [self.queue.next_due(), expiry, words, self.reserving.next_due()].into_iter().flatten().min()
     }
 
     /// What is on the nodes.

@@ -104,7 +104,8 @@ impl Scheduler {
         let of_preemption = matches!(self.evicting.get(pod), Some(Some(_)));
         self.victim_settled(pod);
         self.evicting.remove(pod);
-        if !of_preemption && let Some(gang) = Group::key_of(&facts)
+        if !of_preemption
+            && let Some(gang) = Group::key_of(&facts)
             && let Some(group) = self.groups.get_mut(&gang)
         {
             group.set(&facts, false, false);

@@ -162,7 +162,7 @@ impl Scheduler {
             self.end_preemption(&work);
             return Held::All;
         }
-        let ask = self.ask_for(entry, open);
+        let ask = self.ask_for(entry, open, now);
         let again = entry.half_bound.then(|| ask.clone());
         let mut answer = self.place(ask, now, attempt);
         // A half-bound gang did fit beside every hold that stood. So of those taken over, one was given up since.
@@ -188,16 +188,13 @@ impl Scheduler {
                 Held::All
             }
             Answer::Refused(why) => Held::Refused(why),
-            Answer::Preempts(_) => Held::Waits(Outcome::Preempting),
+            Answer::Preempts => Held::Waits(Outcome::Preempting),
             Answer::Behind => Held::Waits(Outcome::Nothing),
         }
     }
 
-    fn ask_for(&self, entry: &GangEntry, open: &[Open<'_>]) -> Ask {
-        let absent = Arc::new(Identity {
-            namespace: entry.facts.key.namespace.to_string(),
-            ..Identity::default()
-        });
+    fn ask_for(&self, entry: &GangEntry, open: &[Open<'_>], now: Duration) -> Ask {
+        let absent = Arc::new(Identity { namespace: entry.facts.key.namespace.to_string(), ..Identity::default() });
         let mut members: Vec<MemberRequest> = open
             .iter()
             .map(|open| MemberRequest {
@@ -212,10 +209,11 @@ impl Scheduler {
             self.beside(node, &mut members, &mut topology);
         }
         let run = entry.hold.mode() == Mode::Run;
+        let closed = self.closed_to(&entry.work(), Self::object_order(entry), None, now);
         Ask {
             work: entry.work(),
             order: Self::object_order(entry),
-            request: GangRequest { minimum: members.len(), members, topology, closed: Arc::default() },
+            request: GangRequest { minimum: members.len(), members, topology, closed },
             pods: open.iter().map(|open| open.key.clone()).collect(),
             priority: entry.priority,
             preempts: run && open.iter().all(|open| open.pod.is_some_and(|pod| pod.preempts)),

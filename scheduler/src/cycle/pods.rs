@@ -34,15 +34,11 @@ impl Scheduler {
             }
         };
         let member = MemberRequest { shape, identity: Arc::clone(&pod.identity), node: pod.nominated.clone() };
+        let closed = self.closed_to(&work, order, pod.duration, now);
         let ask = Ask {
             work,
             order,
-            request: GangRequest {
-                members: vec![member],
-                minimum: 1,
-                topology: Vec::new(),
-                closed: Arc::default(),
-            },
+            request: GangRequest { members: vec![member], minimum: 1, topology: Vec::new(), closed },
             pods: vec![key.clone()],
             priority: pod.priority,
             preempts: pod.preempts,
@@ -62,7 +58,7 @@ impl Scheduler {
                 self.tell(key, &why, &Nominate::Leave, true, now, attempt);
                 Outcome::Refused
             }
-            Answer::Preempts(_) => Outcome::Preempting,
+            Answer::Preempts => Outcome::Preempting,
             Answer::Behind => Outcome::Nothing,
         }
     }

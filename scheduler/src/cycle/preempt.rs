@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::scheduling::{Budget, OccupantId, Unit, preempt};
+use atoll_core::scheduling::{Budget, Evictee, OccupantId, Unit, preempt};
 
 use super::ask::Ask;
 use super::messages::event_reason;
@@ -39,9 +39,10 @@ impl Scheduler {
             return false;
         }
         let (who, units): (Vec<(Who, Vec<Arc<PodFacts>>)>, Vec<Unit>) = candidates.into_iter().unzip();
-        let budgets: Vec<Budget> = self.budgets.values().map(|budget| Budget { allowed: budget.allowed }).collect();
+        let allowed = |allowed: i32| Budget { allowed: u32::try_from(allowed).unwrap_or(0) };
+        let budgets: Vec<Budget> = self.budgets.values().map(|budget| allowed(budget.allowed)).collect();
         let nodes = self.cache.nodes_mut();
-        let Some(found) = preempt(&mut self.decider, nodes, &ask.request, ask.priority, &units, &budgets) else {
+        let Some(found) = preempt(&mut self.decider, nodes, &ask.request, &units, &budgets) else {
             return false;
         };
         let for_whom = ask.work.to_string();
@@ -85,7 +86,11 @@ impl Scheduler {
             .map(|(who, candidate)| {
                 let unit = Unit {
                     priority: candidate.pods.iter().map(|(pod, _)| pod.priority).max().unwrap_or(priority),
-                    occupants: candidate.pods.iter().map(|(pod, id)| (*id, self.budgets_of(pod))).collect(),
+                    pods: candidate
+                        .pods
+                        .iter()
+                        .map(|(pod, id)| Evictee { id: *id, budgets: self.budgets_of(pod) })
+                        .collect(),
                     started: candidate
                         .pods
                         .iter()
@@ -149,9 +154,7 @@ impl Scheduler {
             GangKind::Object => {
                 (ObjectKind::Gang, Arc::from(self.objects.get(&gang.key).map(|entry| entry.facts.uid.as_str())?))
             }
-            GangKind::PodGroup => {
-                (ObjectKind::PodGroup, Arc::clone(&self.groups.get(gang)?.object.as_ref()?.uid))
-            }
+            GangKind::PodGroup => (ObjectKind::PodGroup, Arc::clone(&self.groups.get(gang)?.object.as_ref()?.uid)),
             GangKind::Label => return None,
         };
         Some(Object { kind, key: gang.key.clone(), uid })

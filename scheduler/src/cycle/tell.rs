@@ -103,7 +103,8 @@ impl Scheduler {
         {
             has_event = true;
             let written = group.written.as_ref();
-            let news = written.is_none_or(|written| written.message != *message && now >= written.at + self.settings.reword);
+            let news =
+                written.is_none_or(|written| written.message != *message && now >= written.at + self.settings.reword);
             if object.scheduled != Some(true) && written.is_none_or(|written| !written.scheduled) && news {
                 let first = written.is_none() && object.scheduled.is_none();
                 let uid = Arc::clone(&object.uid);

@@ -145,7 +145,10 @@ impl GangEntry {
                 Some(_) if self.binding.contains(&name) => MemberState::Binding,
                 // The API server took the binding and the watch has not shown it yet.
                 Some(_) if cache.assumed(&key).is_some() => MemberState::Bound,
-                Some(pod) if pod.waits() && let Some(Ok(shape)) = cache.shape(&key) => {
+                Some(pod)
+                    if pod.waits()
+                        && let Some(Ok(shape)) = cache.shape(&key) =>
+                {
                     MemberState::Waiting(Arc::clone(pod), Arc::clone(shape))
                 }
                 None if self.bound.contains_key(&name) => MemberState::Bound,

@@ -145,7 +145,13 @@ impl Line {
         }
     }
 
-    pub(super) fn first(&self) -> Option<Order> {
+    /// Who is tried first.
+    #[must_use]
+    pub fn first(&self) -> Option<&(Order, Work)> {
+        self.parked.first()
+    }
+
+    pub(super) fn order(&self) -> Option<Order> {
         self.parked.first().map(|(order, _)| *order)
     }
 

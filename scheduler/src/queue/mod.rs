@@ -10,6 +10,7 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,16 @@ pub enum Work {
     Gang(GangKey),
     /// A pod without a gang.
     Pod(ObjectKey),
+}
+
+/// For people.
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gang(gang) => write!(f, "the gang {gang}"),
+            Self::Pod(pod) => write!(f, "the pod {pod}"),
+        }
+    }
 }
 
 /// Which is tried first: the lowest.
@@ -237,7 +248,7 @@ impl Queue {
             if let Some(again) = verdict.again {
                 self.alarms.insert((again, Alarm::Line(id)));
             }
-            if let Some(first) = line.first() {
+            if let Some(first) = line.order() {
                 self.waiting.insert((first, id));
                 self.wanted.tick(verdict.helped_by);
             }
@@ -312,6 +323,11 @@ impl Queue {
     #[must_use]
     pub fn line(&self, id: LineId) -> Option<&Line> {
         self.lines.get(&id)
+    }
+
+    /// A line, to bring what it asks up to date.
+    pub fn line_mut(&mut self, id: LineId) -> Option<&mut Line> {
+        self.lines.get_mut(&id)
     }
 
     /// The line that it stands in.
@@ -405,7 +421,7 @@ impl Queue {
             }
             Place::Lined { order, line, .. } => {
                 if let Some(entered) = self.lines.get_mut(line) {
-                    let before = entered.first();
+                    let before = entered.order();
                     entered.parked.insert((*order, work.clone()));
                     self.reindex(*line, before);
                 }
@@ -430,7 +446,7 @@ impl Queue {
             }
             Place::Lined { order, line, .. } => {
                 if let Some(left) = self.lines.get_mut(line) {
-                    let before = left.first();
+                    let before = left.order();
                     left.parked.remove(&(*order, work.clone()));
                     self.reindex(*line, before);
                     self.drop_if_empty(*line);
@@ -450,7 +466,7 @@ impl Queue {
     fn reindex(&mut self, id: LineId, before: Option<Order>) {
         let Some(line) = self.lines.get(&id) else { return };
         let Some(verdict) = &line.verdict else { return };
-        let now = line.first();
+        let now = line.order();
         if before == now {
             return;
         }
@@ -468,7 +484,7 @@ impl Queue {
     fn close(&mut self, id: LineId) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         let Some(verdict) = line.verdict.take() else { return };
-        if let Some(first) = line.first() {
+        if let Some(first) = line.order() {
             self.waiting.remove(&(first, id));
             self.wanted.drop(verdict.helped_by);
         }

@@ -1,5 +1,5 @@
-//! The cycle against an API server in memory.
+//! The cycle against a Site in memory.
 
 mod properties;
 mod scenarios;
-mod world;
+pub(crate) mod world;

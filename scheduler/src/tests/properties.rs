@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::GangPhase;
-use atoll_core::gang::{GangRequest, MemberRequest, Mode, decide};
+use atoll_core::scheduling::{Decider, GangRequest, MemberRequest, Mode, Nodes, Shape};
 use proptest::prelude::*;
 
 use super::world::{GPU, World, key};
@@ -77,6 +77,24 @@ fn half_bound(world: &World) -> BTreeSet<ObjectKey> {
         .collect()
 }
 
+/// Whether these fit all together.
+pub(super) fn fits(nodes: &mut Nodes, shapes: &[Arc<Shape>]) -> bool {
+    let members: Vec<MemberRequest> = shapes
+        .iter()
+        .map(|shape| MemberRequest { shape: Arc::clone(shape), identity: Arc::default(), node: None })
+        .collect();
+    let request = GangRequest { minimum: members.len(), members, ..GangRequest::default() };
+    Decider::default().decide(nodes, &request).is_ok()
+}
+
+/// Without reservations, so that what fits does not wait.
+pub(super) fn world() -> World {
+    let mut world = World::new(&[("a", 6), ("b", 4), ("c", 3)]);
+    world.settings.reserve_after = Duration::from_secs(1_000_000_000);
+    world.restart();
+    world
+}
+
 struct Run {
     world: World,
     /// Gangs that an earlier process left half-bound.
@@ -110,8 +128,8 @@ impl Run {
                 let pods: Vec<String> = world
                     .pods
                     .values()
-                    .filter(|pod| pod.gang.as_ref() == Some(&name))
-                    .map(|pod| pod.key.name.clone())
+                    .filter(|pod| pod.gang.as_ref().is_some_and(|gang| gang.name() == name))
+                    .map(|pod| pod.key.name.to_string())
                     .collect();
                 for pod in pods {
                     world.delete_pod(&pod);
@@ -147,9 +165,9 @@ impl Run {
         self.world.turn();
         for action in &self.world.outbox[before..] {
             if let Action::Bind(binding) = action {
-                let mine = binding.gang.as_ref().is_some_and(|gang| self.left.contains(gang));
+                let mine = binding.gang.as_ref().is_some_and(|gang| self.left.contains(&gang.key));
                 // Gangs that are deleted, and the scheduler has not heard of it, do not matter.
-                let there = binding.gang.as_ref().is_none_or(|gang| self.world.gangs.contains_key(gang));
+                let there = binding.gang.as_ref().is_none_or(|gang| self.world.gangs.contains_key(&gang.key));
                 assert!(mine || !there || self.first.is_empty(), "{binding:?} before {:?}", self.first);
             }
         }
@@ -157,7 +175,7 @@ impl Run {
             if let Action::Bind(binding) = action
                 && let Some(gang) = &binding.gang
             {
-                self.first.remove(gang);
+                self.first.remove(&gang.key);
             }
         }
     }
@@ -171,7 +189,7 @@ impl Run {
             }
         }
         world.settle();
-        let counted = world.counted();
+        let mut counted = world.counted();
         for name in world.nodes.keys() {
             assert_eq!(world.scheduler.cache().nodes().used(name), counted.used(name), "what counts on {name}");
         }
@@ -194,16 +212,12 @@ impl Run {
                 assert_eq!(status.nodes.len(), members.len());
             } else {
                 assert_eq!(status.phase, Some(GangPhase::Refused));
-                let members = members
-                    .iter()
-                    .map(|m| MemberRequest { pod: m.pod.clone(), shape: Arc::clone(&m.shape), node: None })
-                    .collect();
-                assert!(decide(&counted, &GangRequest { members }).is_err(), "{} waits and fits", gang.key);
+                let shapes: Vec<_> = members.iter().map(|member| Arc::clone(&member.shape)).collect();
+                assert!(!fits(&mut counted, &shapes), "{} waits and fits", gang.key);
             }
         }
         for pod in world.pods.values().filter(|pod| pod.gang.is_none() && pod.node.is_none()) {
-            let member = MemberRequest { pod: pod.key.name.clone(), shape: Arc::clone(&pod.shape), node: None };
-            let fits = decide(&counted, &GangRequest { members: vec![member] }).is_ok();
+            let fits = fits(&mut counted, &[Arc::clone(&pod.shape)]);
             assert!(!fits, "{} waits and fits: {} GPUs", pod.key, pod.shape.requests.get(GPU) / 1000);
             assert!(pod.unschedulable.is_some());
         }
@@ -217,7 +231,7 @@ proptest! {
     /// away, over kills, refused bindings and events in any order.
     #[test]
     fn gangs_are_whole_at_rest_whatever_happened(steps in steps()) {
-        let mut run = Run { world: World::new(&[("a", 6), ("b", 4), ("c", 3)]), left: BTreeSet::new(), first: BTreeSet::new() };
+        let mut run = Run { world: world(), left: BTreeSet::new(), first: BTreeSet::new() };
         for step in &steps {
             run.step(step);
         }

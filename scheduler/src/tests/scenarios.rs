@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use atoll_api::GangPhase;
 use atoll_api::conditions::member_reason;
-use atoll_core::gang::Mode;
+use atoll_core::scheduling::{Effect, Mode, Taint};
 
 use super::world::{World, key, node};
 use crate::cycle::{Action, Event, Outcome};
-use crate::objects::{NotSupported, PodFacts};
+use crate::objects::{GangName, NotSupported, PodFacts};
 
 const TWO: [(&str, i128, Option<&str>); 2] = [("m-0", 8, Some("b")), ("m-1", 8, Some("a"))];
 
@@ -31,7 +31,7 @@ fn hold_run_bound_on_the_nodes_of_the_hub() {
     assert_eq!((world.node_of("m-0"), world.node_of("m-1")), (Some("b"), Some("a")));
     let status = world.status("g");
     assert_eq!((status.phase, status.hold_until, status.observed_generation), (Some(GangPhase::Bound), None, Some(2)));
-    assert!(world.refusals.is_empty());
+    assert_eq!(world.refusals(), 0);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_hold_expires_and_its_room_goes_to_who_waits() {
     assert_eq!(status.reason.as_deref(), Some(member_reason::RESERVATION_EXPIRED));
     assert_eq!((status.phase, status.hold_until, status.nodes.len()), (Some(GangPhase::Refused), None, 0));
     assert_eq!(world.phase("later"), Some(GangPhase::Bound));
-    assert_eq!(world.refusals.len(), 2, "one event for each refusal");
+    assert_eq!(world.refusals(), 2, "one event for each refusal");
 }
 
 #[test]
@@ -251,7 +251,11 @@ fn held_room_moves_when_its_node_is_cordoned_and_is_refused_when_there_is_no_oth
     assert_eq!((world.phase("g"), world.nodes_of("g")), (Some(GangPhase::Reserved), vec!["b".into()]));
     assert_eq!(world.status("g").hold_until, until, "not longer than announced");
     let mut full = node("b", 8);
-    full.ready = false;
+    full.taints.push(Taint {
+        key: "node.kubernetes.io/not-ready".to_owned(),
+        value: String::new(),
+        effect: Effect::NoSchedule,
+    });
     world.set_node(full);
     world.settle_now();
     assert_eq!(world.phase("g"), Some(GangPhase::Refused));
@@ -265,7 +269,7 @@ fn pods_of_other_schedulers_count_and_push_holds_away() {
     world.create_pod("theirs", 2, None);
     let theirs = world.pods.get(&key("theirs")).cloned().unwrap();
     world.inbox.clear();
-    world.set_pod(PodFacts { ours: false, node: Some("a".to_owned()), ..theirs });
+    world.set_pod(PodFacts { ours: false, node: Some("a".into()), ..theirs });
     world.settle_now();
     assert_eq!(world.nodes_of("g"), ["b"]);
 }
@@ -292,7 +296,6 @@ fn only_own_pods_that_may_be_scheduled_are_touched() {
         ("gated", |p| p.gated = true),
         ("deleting", |p| p.deleting = true),
         ("finished", |p| p.finished = true),
-        ("of-an-unknown-gang", |p| p.gang = Some("nobody".to_owned())),
     ] {
         world.create_pod(name, 1, None);
         let mut pod = world.pods[&key(name)].clone();
@@ -320,7 +323,7 @@ fn what_is_not_supported_is_refused_with_its_name() {
     world.inbox.clear();
     world.set_pod(pod.clone());
     world.set_gang("g", Mode::Run, &[("m", 1, None)]);
-    world.set_pod(PodFacts { key: key("m"), gang: Some("g".to_owned()), ..pod });
+    world.set_pod(PodFacts { key: key("m"), gang: Some(GangName::Object("g".to_owned())), ..pod });
     world.settle();
     let why = "the pod uses what atoll-scheduler does not support: pod affinity";
     assert_eq!(world.pods[&key("p")].unschedulable.as_deref(), Some(why));
@@ -383,11 +386,11 @@ fn nothing_is_written_twice() {
     world.create_pods_of("g");
     world.create_pod("p", 8, None);
     world.settle();
-    world.scheduler.handle(Event::Node(node("z", 0)), world.now);
+    world.scheduler.handle(Event::Node(Box::new(node("z", 0))), world.now);
     world.set_mode("g", Mode::Run);
     let mut writes = Vec::new();
     while let Some(attempt) = world.scheduler.attempt(world.now) {
         writes.extend(attempt.actions);
     }
-    assert!(writes.iter().all(|action| matches!(action, Action::Unschedulable { first: false, .. })), "{writes:?}");
+    assert!(writes.iter().all(|action| matches!(action, Action::Unschedulable { event: false, .. })), "{writes:?}");
 }

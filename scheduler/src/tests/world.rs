@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::{GangPhase, GangStatus};
-use atoll_core::gang::{Amounts, Mode, NodeState, Nodes, POD_SLOT, RESOURCE_PODS, Shape};
+use atoll_core::scheduling::{
+    Amounts, Identity, Mode, NodeState, Nodes, Occupant, POD_SLOT, RESOURCE_PODS, Shape, Stage,
+};
 
-use crate::cycle::{Action, Binding, Event, Outcome, Scheduler, Settings};
-use crate::objects::{GangFacts, GangSpecFacts, MemberFacts, ObjectKey, PodFacts, since_epoch};
+use crate::cycle::{Action, Binding, Event, Nominate, ObjectKind, Outcome, Scheduler, Settings};
+use crate::objects::{
+    BudgetFacts, GangFacts, GangName, GangSpecFacts, Interner, MemberFacts, ObjectKey, PodFacts, PodGroupFacts,
+    since_epoch,
+};
 
 pub(super) const GPU: &str = "nvidia.com/gpu";
-pub(super) const NS: &str = "ns";
+pub(crate) const NS: &str = "ns";
 
-pub(super) fn key(name: &str) -> ObjectKey {
+pub(crate) fn key(name: &str) -> ObjectKey {
     ObjectKey::new(NS, name)
 }
 
@@ -24,7 +29,38 @@ pub(super) fn gpus(count: i128) -> Amounts {
 pub(super) fn node(name: &str, count: i128) -> NodeState {
     let mut allocatable = gpus(count);
     allocatable.set(RESOURCE_PODS, 110 * POD_SLOT);
-    NodeState { name: name.to_owned(), allocatable, ready: true, ..NodeState::default() }
+    NodeState { name: name.to_owned(), allocatable, ..NodeState::default() }
+}
+
+pub(crate) fn pod_facts(name: &str) -> PodFacts {
+    PodFacts {
+        key: key(name),
+        uid: Arc::from(name),
+        created: Duration::ZERO,
+        node: None,
+        finished: false,
+        ours: true,
+        deleting: false,
+        gated: false,
+        gang: None,
+        rank: None,
+        priority: 0,
+        preempts: true,
+        nominated: None,
+        started: None,
+        duration: None,
+        topology: Vec::new(),
+        shape: Arc::default(),
+        identity: Arc::new(Identity { namespace: NS.to_owned(), ..Identity::default() }),
+        claims: Vec::new(),
+        not_supported: None,
+        unschedulable: None,
+    }
+}
+
+/// Counts a pod of this shape on a node.
+fn count(nodes: &mut Nodes, node: &str, shape: &Arc<Shape>) {
+    nodes.put(node, Occupant { shape: Arc::clone(shape), identity: Arc::default(), stage: Stage::Bound });
 }
 
 /// The objects, and everything that is on its way between them and the scheduler.
@@ -33,12 +69,24 @@ pub(super) struct World {
     pub(super) nodes: BTreeMap<String, NodeState>,
     pub(super) pods: BTreeMap<ObjectKey, PodFacts>,
     pub(super) gangs: BTreeMap<ObjectKey, GangFacts>,
+    pub(super) pod_groups: BTreeMap<ObjectKey, PodGroupFacts>,
+    pub(super) budgets: BTreeMap<ObjectKey, BudgetFacts>,
+    pub(super) interner: Arc<Interner>,
+    /// Of the process that the next restart makes.
+    pub(super) settings: Settings,
     pub(super) scheduler: Scheduler,
     /// What the scheduler has not heard yet.
     pub(super) inbox: VecDeque<Event>,
     /// What it said and nobody has done yet.
     pub(super) outbox: Vec<Action>,
-    pub(super) refusals: Vec<(ObjectKey, String)>,
+    /// Events that were published: about what, and why.
+    pub(super) told: Vec<(ObjectKind, ObjectKey, String)>,
+    /// Conditions of pods that were written.
+    pub(super) conditions: usize,
+    /// Pods that were evicted and have not ended.
+    pub(super) ending: Vec<ObjectKey>,
+    /// Pods that are evicted end at once.
+    pub(super) kubelets: bool,
     uids: u64,
 }
 
@@ -49,10 +97,17 @@ impl World {
             nodes: nodes.iter().map(|(name, count)| ((*name).to_owned(), node(name, *count))).collect(),
             pods: BTreeMap::new(),
             gangs: BTreeMap::new(),
-            scheduler: Scheduler::new(Settings::default()),
+            pod_groups: BTreeMap::new(),
+            budgets: BTreeMap::new(),
+            interner: Arc::default(),
+            settings: Settings::default(),
+            scheduler: Scheduler::new(Settings::default(), Arc::default()),
             inbox: VecDeque::new(),
             outbox: Vec::new(),
-            refusals: Vec::new(),
+            told: Vec::new(),
+            conditions: 0,
+            ending: Vec::new(),
+            kubelets: true,
             uids: 0,
         };
         world.restart();
@@ -63,25 +118,28 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.inbox.clear();
         self.outbox.clear();
-        self.scheduler = Scheduler::new(Settings::default());
+        self.interner = Arc::default();
+        self.scheduler = Scheduler::new(self.settings, Arc::clone(&self.interner));
         // Pods after gangs: the lists come in any order.
-        let gangs = self.gangs.values().cloned().map(Event::Gang);
-        let pods = self.pods.values().cloned().map(Event::Pod);
-        let nodes = self.nodes.values().cloned().map(Event::Node);
-        for event in gangs.chain(pods).chain(nodes).collect::<Vec<_>>() {
+        let gangs = self.gangs.values().cloned().map(|gang| Event::Gang(Box::new(gang)));
+        let groups = self.pod_groups.values().cloned().map(|group| Event::PodGroup(Box::new(group)));
+        let budgets = self.budgets.values().cloned().map(|budget| Event::Budget(Box::new(budget)));
+        let pods: Vec<Event> = self.pods.values().cloned().map(|pod| Event::Pod(Box::new(pod))).collect();
+        let nodes = self.nodes.values().cloned().map(|node| Event::Node(Box::new(node)));
+        for event in gangs.chain(groups).chain(budgets).chain(pods).chain(nodes).collect::<Vec<_>>() {
             self.scheduler.handle(event, self.now);
         }
         self.scheduler.start(self.now);
     }
 
-    fn uid(&mut self) -> String {
+    pub(super) fn uid(&mut self) -> String {
         self.uids += 1;
         format!("uid-{}", self.uids)
     }
 
     pub(super) fn set_node(&mut self, node: NodeState) {
         self.nodes.insert(node.name.clone(), node.clone());
-        self.inbox.push_back(Event::Node(node));
+        self.inbox.push_back(Event::Node(Box::new(node)));
     }
 
     pub(super) fn set_gang(&mut self, name: &str, mode: Mode, members: &[(&str, i128, Option<&str>)]) {
@@ -89,13 +147,18 @@ impl World {
             .iter()
             .map(|(pod, count, node)| MemberFacts {
                 pod: (*pod).to_owned(),
-                shape: Arc::new(Shape { requests: gpus(*count), ..Shape::default() }),
+                shape: self.shape(*count),
                 node: node.map(str::to_owned),
             })
             .collect();
         let facts = match self.gangs.get(&key(name)) {
             Some(old) => GangFacts {
-                spec: GangSpecFacts { generation: old.spec.generation + 1, mode, members: Ok(members) },
+                spec: GangSpecFacts {
+                    generation: old.spec.generation + 1,
+                    members: Ok(members),
+                    mode,
+                    ..old.spec.clone()
+                },
                 ..old.clone()
             },
             None => GangFacts {
@@ -103,12 +166,12 @@ impl World {
                 uid: self.uid(),
                 created: self.now,
                 deleting: false,
-                spec: GangSpecFacts { generation: 1, mode, members: Ok(members) },
+                spec: GangSpecFacts { generation: 1, mode, members: Ok(members), topology: Vec::new() },
                 status: None,
             },
         };
         self.gangs.insert(facts.key.clone(), facts.clone());
-        self.inbox.push_back(Event::Gang(facts));
+        self.inbox.push_back(Event::Gang(Box::new(facts)));
     }
 
     pub(super) fn set_mode(&mut self, name: &str, mode: Mode) {
@@ -116,7 +179,7 @@ impl World {
         if facts.spec.mode != mode {
             facts.spec.mode = mode;
             facts.spec.generation += 1;
-            self.inbox.push_back(Event::Gang(facts.clone()));
+            self.inbox.push_back(Event::Gang(Box::new(facts.clone())));
         }
     }
 
@@ -130,22 +193,47 @@ impl World {
         if self.pods.contains_key(&key(name)) {
             return;
         }
-        let pod = PodFacts {
+        let pod = self.pod(name, count);
+        self.set_pod(PodFacts { gang: gang.map(|gang| GangName::Object(gang.to_owned())), ..pod });
+    }
+
+    /// A pod with so many GPUs that is created now.
+    pub(super) fn pod(&mut self, name: &str, count: i128) -> PodFacts {
+        PodFacts { uid: Arc::from(self.uid()), created: self.now, shape: self.shape(count), ..pod_facts(name) }
+    }
+
+    pub(super) fn shape(&self, count: i128) -> Arc<Shape> {
+        self.interner.shape(Shape { requests: gpus(count), ..Shape::default() })
+    }
+
+    /// Members of a gang of labels, as a controller makes them: name-0 and so on.
+    pub(super) fn create_members(&mut self, gang: &str, ranks: std::ops::Range<u32>, size: u32, min: u32, count: i128) {
+        for rank in ranks {
+            let name = format!("{gang}-{rank}");
+            if !self.pods.contains_key(&key(&name)) {
+                let pod = self.pod(&name, count);
+                let gang = Some(GangName::Label { name: gang.to_owned(), size, min });
+                self.set_pod(PodFacts { gang, rank: Some(rank), ..pod });
+            }
+        }
+    }
+
+    pub(super) fn set_pod_group(&mut self, name: &str, min: u32) {
+        let facts = PodGroupFacts {
             key: key(name),
-            uid: self.uid(),
+            uid: Arc::from(self.uid()),
             created: self.now,
-            node: None,
-            finished: false,
-            ours: true,
             deleting: false,
-            gated: false,
-            gang: gang.map(str::to_owned),
-            priority: 0,
-            shape: Arc::new(Shape { requests: gpus(count), ..Shape::default() }),
+            min,
+            topology: Vec::new(),
+            priority: None,
+            preempts: true,
+            whole: true,
+            scheduled: None,
             not_supported: None,
-            unschedulable: None,
         };
-        self.set_pod(pod);
+        self.pod_groups.insert(facts.key.clone(), facts.clone());
+        self.inbox.push_back(Event::PodGroup(Box::new(facts)));
     }
 
     /// The pods of a gang that do not exist yet, as its agent makes them.
@@ -158,7 +246,7 @@ impl World {
 
     pub(super) fn set_pod(&mut self, pod: PodFacts) {
         self.pods.insert(pod.key.clone(), pod.clone());
-        self.inbox.push_back(Event::Pod(pod));
+        self.inbox.push_back(Event::Pod(Box::new(pod)));
     }
 
     pub(super) fn delete_pod(&mut self, name: &str) {
@@ -189,7 +277,7 @@ impl World {
             Action::Unschedulable { pod: this, .. } => {
                 self.outbox.iter().position(|a| matches!(a, Action::Unschedulable { pod, .. } if pod == this))
             }
-            Action::Bind(_) | Action::GangRefused { .. } => None,
+            Action::Bind(_) | Action::Tell { .. } | Action::Evict { .. } | Action::PodGroupStatus { .. } => None,
         }
         .unwrap_or(index);
         match self.outbox.remove(index) {
@@ -202,19 +290,56 @@ impl World {
                 self.inbox.push_back(event);
             }
             Action::GangStatus { gang, uid, status } => {
-                if let Some(facts) = self.gangs.get_mut(&gang).filter(|facts| facts.uid == uid) {
+                if let Some(facts) = self.gangs.get_mut(&gang).filter(|facts| *facts.uid == *uid) {
                     facts.status = Some(status);
-                    self.inbox.push_back(Event::Gang(facts.clone()));
+                    self.inbox.push_back(Event::Gang(Box::new(facts.clone())));
                 }
             }
-            Action::GangRefused { gang, reason, .. } => self.refusals.push((gang, reason)),
-            Action::Unschedulable { pod, uid, message, .. } => {
+            Action::Tell { on, reason, .. } => self.told.push((on.kind, on.key, reason)),
+            Action::PodGroupStatus { group, uid, scheduled, .. } => {
+                if let Some(facts) = self.pod_groups.get_mut(&group).filter(|facts| facts.uid == uid) {
+                    facts.scheduled = Some(scheduled);
+                    self.inbox.push_back(Event::PodGroup(Box::new(facts.clone())));
+                }
+            }
+            Action::Evict { pod, uid, .. } => self.evict(pod, uid, refuse),
+            Action::Unschedulable { pod, uid, message, event, nominate } => {
+                self.conditions += 1;
+                if event {
+                    self.told.push((ObjectKind::Pod, pod.clone(), "FailedScheduling".to_owned()));
+                }
                 if let Some(facts) = self.pods.get_mut(&pod).filter(|facts| facts.uid == uid) {
-                    facts.unschedulable = Some(message);
-                    self.inbox.push_back(Event::Pod(facts.clone()));
+                    facts.unschedulable = Some(message.to_string());
+                    match nominate {
+                        Nominate::Leave => {}
+                        Nominate::Clear => facts.nominated = None,
+                        Nominate::Node(node) => facts.nominated = Some(node.to_string()),
+                    }
+                    self.inbox.push_back(Event::Pod(Box::new(facts.clone())));
                 }
             }
         }
+    }
+
+    fn evict(&mut self, pod: ObjectKey, uid: Arc<str>, refuse: bool) {
+        if refuse {
+            self.inbox.push_back(Event::NotEvicted { pod, uid, why: "no".to_owned() });
+            return;
+        }
+        if let Some(facts) = self.pods.get(&pod).filter(|facts| facts.uid == uid).cloned() {
+            self.ending.push(pod.clone());
+            self.set_pod(PodFacts { deleting: true, ..facts });
+        }
+        self.inbox.push_back(Event::Evicted { pod, uid });
+    }
+
+    /// A pod that is evicted ends.
+    pub(super) fn end_one(&mut self) -> bool {
+        let Some(pod) = self.ending.pop() else { return false };
+        if self.pods.get(&pod).is_some_and(|facts| facts.deleting) {
+            self.delete_pod(&pod.name);
+        }
+        true
     }
 
     /// As the API server does it; it knows nothing of capacity, so that is judged here.
@@ -224,13 +349,13 @@ impl World {
             return false;
         }
         let mut used = self.counted();
-        used.take(&binding.node, &pod.shape.requests);
+        count(&mut used, &binding.node, &pod.shape);
         for (gang, facts) in &self.gangs {
-            if Some(gang) != binding.gang.as_ref() {
+            if Some(gang) != binding.gang.as_ref().map(|gang| &gang.key) {
                 self.count_hold(facts, &mut used);
             }
         }
-        let node = self.nodes.get(&binding.node).expect("bound to a node that exists");
+        let node = self.nodes.get(&*binding.node).expect("bound to a node that exists");
         let used = used.used(&binding.node);
         assert!(
             used.iter().all(|(resource, milli)| milli <= node.allocatable.get(resource)),
@@ -239,6 +364,8 @@ impl World {
         let mut pod = pod.clone();
         pod.node = Some(binding.node.clone());
         pod.unschedulable = None;
+        pod.nominated = None;
+        pod.started = Some(self.now);
         self.set_pod(pod);
         true
     }
@@ -255,7 +382,7 @@ impl World {
             let bound = self.pods.get(&key(&place.pod)).is_some_and(|pod| pod.node.is_some());
             let member = facts.spec.members.iter().flatten().find(|member| member.pod == place.pod);
             if let Some(member) = member.filter(|_| !bound) {
-                used.take(&place.node, &member.shape.requests);
+                count(used, &place.node, &member.shape);
             }
         }
     }
@@ -268,7 +395,7 @@ impl World {
         }
         for pod in self.pods.values() {
             if let Some(node) = pod.occupies() {
-                nodes.take(node, &pod.shape.requests);
+                count(&mut nodes, node, &pod.shape);
             }
         }
         nodes
@@ -282,7 +409,7 @@ impl World {
             }
             if !self.outbox.is_empty() {
                 self.act(0, false);
-            } else if self.turn().is_none() {
+            } else if self.turn().is_none() && !(self.kubelets && self.end_one()) {
                 return;
             }
         }
@@ -303,6 +430,15 @@ impl World {
 
     pub(super) fn status(&self, gang: &str) -> GangStatus {
         self.gangs.get(&key(gang)).and_then(|facts| facts.status.clone()).unwrap_or_default()
+    }
+
+    /// Refusals of Gang objects that were published.
+    pub(super) fn refusals(&self) -> usize {
+        self.told.iter().filter(|(kind, ..)| *kind == ObjectKind::Gang).count()
+    }
+
+    pub(super) fn why(&self, pod: &str) -> &str {
+        self.pods[&key(pod)].unschedulable.as_deref().unwrap_or_default()
     }
 
     pub(super) fn phase(&self, gang: &str) -> Option<GangPhase> {

@@ -130,7 +130,7 @@ impl Writer {
             return Done { target, again: None };
         };
         match Reply::of(self.connections.send(method, &path, body, ANSWER_WITHIN).await) {
-            Reply::Done(_) => {
+            Reply::Done => {
                 if let Action::Unschedulable { pod, uid, message, event: true, .. } = &action {
                     let on = Object { kind: ObjectKind::Pod, key: pod.clone(), uid: uid.clone() };
                     self.publish(&on, true, REASON_FAILED_SCHEDULING, message).await;
