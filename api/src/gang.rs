@@ -37,6 +37,31 @@ pub struct GangSpec {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[schemars(length(max = 500))]
     pub members: Vec<GangMember>,
+    /// Parts of the Site that the members are to share, coarse to fine: zone, rack, island of fast links.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = 8))]
+    pub topology: Vec<GangTopology>,
+}
+
+/// A part of the Site that the members are to share.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GangTopology {
+    /// Node label whose values name the parts.
+    #[schemars(length(min = 1, max = 316))]
+    pub key: String,
+    /// Whether the gang waits for it.
+    pub mode: TopologyMode,
+}
+
+/// Whether a gang waits for its topology.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum TopologyMode {
+    /// All members share one value, or none is bound.
+    Required,
+    /// They share one value where that can be had.
+    Preferred,
 }
 
 /// What the scheduler is to do.

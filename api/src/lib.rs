@@ -34,7 +34,9 @@ pub use cluster_slice::{
 };
 pub use cluster_status::{ClusterStatus, PlacedNode, PlacedSite, PlacementStatus};
 pub use disconnection::{Disconnection, DisconnectionPolicy, DisconnectionTimes};
-pub use gang::{Gang, GangMember, GangMode, GangNode, GangPhase, GangShape, GangSpec, GangStatus};
+pub use gang::{
+    Gang, GangMember, GangMode, GangNode, GangPhase, GangShape, GangSpec, GangStatus, GangTopology, TopologyMode,
+};
 pub use gpu_model::{GpuModel, GpuModelSpec, GpuModelStatus, Vendor};
 pub use gpu_node::{GpuNode, GpuNodeSpec, GpuNodeStatus};
 pub use site::{Site, SiteSession, SiteSpec, SiteStatus};

@@ -27,6 +27,10 @@ pub const LABEL_CLUSTER_UID: &str = "atoll.dev/cluster-uid";
 pub const LABEL_CLUSTER: &str = "atoll.dev/cluster";
 /// Label on Sites: the gang that a pod is a member of.
 pub const LABEL_GANG: &str = "atoll.dev/gang";
+/// Label or annotation of a pod that belongs to a gang without a Gang object: how many pods the gang has.
+pub const LABEL_GANG_SIZE: &str = "atoll.dev/gang-size";
+/// Label or annotation beside [`LABEL_GANG_SIZE`]: how many pods must be there for any to be bound; all by default.
+pub const LABEL_GANG_MIN: &str = "atoll.dev/gang-min";
 /// Label on Sites: rank of a member pod.
 pub const LABEL_RANK: &str = "atoll.dev/rank";
 /// Label on Sites: incarnation of a member pod.
@@ -61,6 +65,13 @@ pub const ANNOTATION_PRICE: &str = "atoll.dev/price-per-gpu-hour";
 pub const ANNOTATION_JOINED_WITH: &str = "atoll.dev/joined-with";
 /// Annotation on what an agent makes: the hub's namespace of the Cluster that it serves.
 pub const ANNOTATION_HUB_NAMESPACE: &str = "atoll.dev/hub-namespace";
+/// Annotation of a pod: how long it runs at most, such as "1h30m"; lets it run while a larger gang waits for its room.
+pub const ANNOTATION_DURATION: &str = "atoll.dev/duration";
+/// Annotation of the pods of a gang without a Gang object: node labels, coarse to fine and separated by commas, of each
+/// of which all pods must share one value.
+pub const ANNOTATION_REQUIRED_TOPOLOGY: &str = "atoll.dev/required-topology";
+/// Annotation like [`ANNOTATION_REQUIRED_TOPOLOGY`]: the pods share a value where that can be had.
+pub const ANNOTATION_PREFERRED_TOPOLOGY: &str = "atoll.dev/preferred-topology";
 /// Annotation on a Gang: epoch of the slice that it was made from.
 pub const ANNOTATION_EPOCH: &str = "atoll.dev/epoch";
 /// Annotation on a Gang: seconds without a lease until its members stop and until they are killed, as "60/90".

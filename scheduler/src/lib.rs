@@ -13,6 +13,7 @@ mod gang;
 pub mod metrics;
 pub mod objects;
 pub mod permit;
+pub mod proto;
 pub mod queue;
 pub mod run;
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Site {
         let requests: BTreeMap<String, Quantity> =
             [(RESOURCE_NVIDIA_GPU.to_owned(), Quantity(gpus.to_string()))].into();
         let shapes = vec![GangShape { requests, ..GangShape::default() }];
-        let gang = Gang::new(name, GangSpec { mode, shapes, members });
+        let gang = Gang::new(name, GangSpec { mode, shapes, members, topology: Vec::new() });
         self.gangs.create(&PostParams::default(), &gang).await.unwrap();
     }
 

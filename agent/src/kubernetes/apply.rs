@@ -248,6 +248,7 @@ impl Steps<'_> {
                 mode: atoll_api::gang::GangMode::Hold,
                 shapes: Vec::new(),
                 members: Vec::new(),
+                topology: Vec::new(),
             },
         );
         let mut reference = gang.object_ref(&());

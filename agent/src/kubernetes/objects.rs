@@ -89,8 +89,10 @@ pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: u64) -> Result<Gan
         SlicePhase::Reserve => GangMode::Hold,
         SlicePhase::Run => GangMode::Run,
     };
-    let mut gang =
-        Gang::new(&id.name, GangSpec { mode, shapes: vec![pod::shape(&spec.template, spec.gpus)?], members });
+    let mut gang = Gang::new(
+        &id.name,
+        GangSpec { mode, shapes: vec![pod::shape(&spec.template, spec.gpus)?], members, topology: Vec::new() },
+    );
     gang.metadata = metadata(id, &id.name);
     gang.metadata.annotations = Some(BTreeMap::from([
         (names::ANNOTATION_HUB_NAMESPACE.to_owned(), id.namespace.clone()),

@@ -19,7 +19,7 @@ pub use between::{Surroundings, fits, is_coupled};
 pub use filter::{Why, preference, room_for, suits, why_not};
 pub use hold::{Hold, Mode, Phase, RefusedFor};
 pub use node::{Effect, NodeState, Taint};
-pub use nodes::{NodeIx, Nodes, Occupant, OccupantId, Room, Stage};
+pub use nodes::{Aside, NodeIx, Nodes, Occupant, OccupantId, Room, Stage};
 pub use pod::{
     Coupling, ExclusiveVolume, HostPort, Identity, NodeTerm, PodTerm, Shape, Spread, Toleration, TolerationValue,
     VolumeNeeds,

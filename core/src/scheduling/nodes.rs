@@ -48,6 +48,15 @@ pub struct Occupant {
     pub stage: Stage,
 }
 
+/// Someone who was taken off for a while.
+#[derive(Debug)]
+#[must_use = "who is set aside must be put back"]
+pub struct Aside {
+    id: OccupantId,
+    node: NodeIx,
+    occupant: Occupant,
+}
+
 #[derive(Clone, Debug)]
 struct Place {
     node: NodeIx,
@@ -118,6 +127,11 @@ impl Nodes {
     pub fn put_at(&mut self, ix: NodeIx, occupant: Occupant) -> OccupantId {
         self.next += 1;
         let id = OccupantId(self.next);
+        self.insert(id, ix, occupant);
+        id
+    }
+
+    fn insert(&mut self, id: OccupantId, ix: NodeIx, occupant: Occupant) {
         if let Some(room) = self.rooms[ix.index()].as_mut() {
             room.used.add(&occupant.shape.requests);
             room.occupants.insert(id);
@@ -129,7 +143,6 @@ impl Nodes {
         }
         self.places.insert(id, Place { node: ix, occupant });
         self.changed(ix);
-        id
     }
 
     /// Takes someone off again.
@@ -151,6 +164,20 @@ impl Nodes {
         self.changed(node);
         self.forget_if_empty(node);
         Some(occupant)
+    }
+
+    /// Takes someone off who is to come back by [`Nodes::put_back`] under the same id: to see what would be without.
+    pub fn set_aside(&mut self, id: OccupantId) -> Option<Aside> {
+        let node = self.places.get(&id)?.node;
+        // A node that nobody knows may be forgotten with its last occupant; there is nothing to see on it either.
+        self.room(node)?.state.as_ref()?;
+        let occupant = self.take_off(id)?;
+        Some(Aside { id, node, occupant })
+    }
+
+    /// Undoes [`Nodes::set_aside`].
+    pub fn put_back(&mut self, aside: Aside) {
+        self.insert(aside.id, aside.node, aside.occupant);
     }
 
     /// The node's number.

@@ -59,7 +59,7 @@ impl Shape {
 }
 
 /// Who a pod is to others' affinities.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Namespace.
     pub namespace: String,

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::{Gang, GangMode, GangSpec, GangStatus};
-use atoll_core::gang::{Mode, POD_SLOT, RESOURCE_PODS, Shape};
+use atoll_api::{Gang, GangMode, GangShape, GangSpec, GangStatus, TopologyMode};
+use atoll_core::scheduling::{Mode, Shape};
 
-use super::{NotSupported, ObjectKey, amounts, created, tolerations};
+use super::affinity::toleration;
+use super::quantities::member_requests;
+use super::{Interner, Level, NotSupported, ObjectKey, since_epoch};
 
 /// A Gang as the API server shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,8 @@ pub struct GangSpecFacts {
     pub mode: Mode,
     /// The members, or why they cannot be understood.
     pub members: Result<Vec<MemberFacts>, NotSupported>,
+    /// Where they are to be together, coarse to fine.
+    pub topology: Vec<Level>,
 }
 
 /// One member.
@@ -51,30 +55,32 @@ pub struct MemberFacts {
 impl GangFacts {
     /// Reads a Gang.
     #[must_use]
-    pub fn of(gang: &Gang) -> Self {
+    pub fn of(gang: &Gang, interner: &Interner) -> Self {
         let mode = match gang.spec.mode {
             GangMode::Hold => Mode::Hold,
             GangMode::Run => Mode::Run,
         };
-        let generation = gang.metadata.generation.unwrap_or(0);
+        let topology = gang.spec.topology.iter();
+        let topology =
+            topology.map(|level| Level { key: level.key.clone(), required: level.mode == TopologyMode::Required });
         Self {
-            key: ObjectKey::of(&gang.metadata),
+            key: ObjectKey::of_json(&gang.metadata),
             uid: gang.metadata.uid.clone().unwrap_or_default(),
-            created: created(&gang.metadata),
+            created: gang.metadata.creation_timestamp.as_ref().map(|t| since_epoch(&t.0)).unwrap_or_default(),
             deleting: gang.metadata.deletion_timestamp.is_some(),
-            spec: GangSpecFacts { generation, mode, members: members(&gang.spec) },
+            spec: GangSpecFacts {
+                generation: gang.metadata.generation.unwrap_or(0),
+                mode,
+                members: members(&gang.spec, interner),
+                topology: topology.collect(),
+            },
             status: gang.status.clone(),
         }
     }
 }
 
-fn members(spec: &GangSpec) -> Result<Vec<MemberFacts>, NotSupported> {
-    let shapes = spec.shapes.iter().map(|shape| {
-        let mut requests = amounts(Some(&shape.requests))?;
-        requests.set(RESOURCE_PODS, POD_SLOT);
-        let tolerations = tolerations(Some(&shape.tolerations))?;
-        Ok(Arc::new(Shape { requests, node_selector: shape.node_selector.clone(), affinity: None, tolerations }))
-    });
+fn members(spec: &GangSpec, interner: &Interner) -> Result<Vec<MemberFacts>, NotSupported> {
+    let shapes = spec.shapes.iter().map(|of| Ok(interner.shape(shape(of)?)));
     let shapes: Vec<Arc<Shape>> = shapes.collect::<Result<_, _>>()?;
     let mut pods = HashSet::new();
     spec.members
@@ -92,4 +98,17 @@ fn members(spec: &GangSpec) -> Result<Vec<MemberFacts>, NotSupported> {
             Ok(MemberFacts { pod: member.pod.clone(), shape, node: member.node.clone() })
         })
         .collect()
+}
+
+fn shape(of: &GangShape) -> Result<Shape, NotSupported> {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let tolerations = of.tolerations.iter();
+    let tolerations =
+        tolerations.map(|t| toleration(&text(&t.key), &text(&t.operator), &text(&t.value), &text(&t.effect)));
+    Ok(Shape {
+        requests: member_requests(of.requests.iter().map(|(resource, quantity)| (resource, quantity.0.as_str())))?,
+        node_selector: of.node_selector.clone(),
+        tolerations: tolerations.collect::<Result<_, _>>()?,
+        ..Shape::default()
+    })
 }

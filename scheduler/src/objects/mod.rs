@@ -1,46 +1,60 @@
 //! What the API server says, validated into the scheduler's own types.
 
+mod affinity;
+mod budget;
 mod gang;
+mod interner;
 mod node;
 mod pod;
+mod podgroup;
+mod quantities;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::gang::{Amounts, Effect, Toleration};
-use atoll_core::units::parse_quantity_milli;
-use k8s_openapi::api::core::v1::Toleration as ApiToleration;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta as ApiObjectMeta, Time as ApiTime};
 use k8s_openapi::jiff::Timestamp;
 
-pub use gang::{GangFacts, GangSpecFacts, MemberFacts};
-pub use node::node_state;
-pub use pod::PodFacts;
+use crate::proto::{ObjectMeta, Time};
 
-/// Namespace and name of an object.
+pub use budget::BudgetFacts;
+pub use gang::{GangFacts, GangSpecFacts, MemberFacts};
+pub use interner::Interner;
+pub use node::{node_state, volume_limits};
+pub use pod::{GangName, PodFacts};
+pub use podgroup::PodGroupFacts;
+pub use volumes::{ClaimFacts, ClaimRef, VolumeCatalog, VolumeFacts, VolumeWait};
+
+/// Namespace and name of an object; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
-    /// Namespace.
-    pub namespace: String,
+    /// Namespace; empty where there is none.
+    pub namespace: Arc<str>,
     /// Name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectKey {
     /// The key of these two.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self { namespace: Arc::from(namespace), name: Arc::from(name) }
     }
 
-    /// The key of an object; empty where it has no namespace.
+    /// The key of an object that was read as protobuf.
     #[must_use]
     pub fn of(meta: &ObjectMeta) -> Self {
-        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+        Self::new(&meta.namespace, &meta.name)
+    }
+
+    /// The key of an object that was read as JSON.
+    #[must_use]
+    pub fn of_json(meta: &ApiObjectMeta) -> Self {
+        Self::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
     }
 }
 
@@ -48,6 +62,15 @@ impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
+}
+
+/// A part of the Site that a gang's pods are to share.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level {
+    /// Node label whose values name the parts.
+    pub key: String,
+    /// The gang waits for it; otherwise it is only preferred.
+    pub required: bool,
 }
 
 /// Why an object cannot be scheduled as it is written, for people.
@@ -61,15 +84,34 @@ pub enum NotSupported {
         /// What stands there.
         text: String,
     },
-    /// A toleration whose operator or effect is not known.
+    /// A toleration whose operator, effect or number is not known.
     #[error("tolerations with {0:?} are not supported by atoll-scheduler")]
     Toleration(String),
     /// A node affinity whose operator or field is not known.
     #[error("node affinity with {0:?} is not supported by atoll-scheduler")]
     NodeAffinity(String),
+    /// A label selector whose operator is not known.
+    #[error("label selectors with {0:?} are not supported by atoll-scheduler")]
+    Selector(String),
+    /// A topology spread constraint with a policy that is not known.
+    #[error("topology spread constraints with {0:?} are not supported by atoll-scheduler")]
+    Spread(String),
     /// Features that this scheduler would get wrong.
     #[error("the pod uses what atoll-scheduler does not support: {}", .0.join(", "))]
     Features(Vec<&'static str>),
+    /// A gang of labels and annotations whose numbers make no sense.
+    #[error("{key} must be a whole number from 1{}, not {text:?}", .most.map(|most| format!(" to {most}")).unwrap_or_default())]
+    GangSize {
+        /// Label or annotation.
+        key: &'static str,
+        /// What stands there.
+        text: String,
+        /// The largest that makes sense, if there is one.
+        most: Option<u32>,
+    },
+    /// A pod group that uses what this scheduler would get wrong.
+    #[error("the pod group uses what atoll-scheduler does not support: {}", .0.join(", "))]
+    PodGroup(Vec<&'static str>),
     /// A member names a shape that is not there.
     #[error("member {pod} has shape {shape}, of {shapes}")]
     NoSuchShape {
@@ -93,50 +135,17 @@ pub fn since_epoch(time: &Timestamp) -> Duration {
 
 /// The reverse of [`since_epoch`].
 #[must_use]
-pub fn api_time(time: Duration) -> Time {
+pub fn api_time(time: Duration) -> ApiTime {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    Time(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
+    ApiTime(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
+}
+
+/// [`since_epoch`] of a time that was read as protobuf.
+fn instant(time: Time) -> Duration {
+    let seconds = u64::try_from(time.seconds).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.nanos).unwrap_or(0).min(999_999_999))
 }
 
 fn created(meta: &ObjectMeta) -> Duration {
-    meta.creation_timestamp.as_ref().map(|t| since_epoch(&t.0)).unwrap_or_default()
-}
-
-fn amounts(quantities: Option<&BTreeMap<String, Quantity>>) -> Result<Amounts, NotSupported> {
-    quantities
-        .into_iter()
-        .flatten()
-        .map(|(resource, quantity)| match parse_quantity_milli(&quantity.0) {
-            Ok(milli) if milli >= 0 => Ok((resource.clone(), milli)),
-            _ => Err(NotSupported::Quantity { resource: resource.clone(), text: quantity.0.clone() }),
-        })
-        .collect()
-}
-
-fn effect(effect: &str) -> Option<Effect> {
-    match effect {
-        "NoSchedule" => Some(Effect::NoSchedule),
-        "NoExecute" => Some(Effect::NoExecute),
-        _ => None,
-    }
-}
-
-/// `PreferNoSchedule` taints are not represented, so tolerations of them are left out too.
-fn tolerations(tolerations: Option<&Vec<ApiToleration>>) -> Result<Vec<Toleration>, NotSupported> {
-    let mut all = Vec::new();
-    for toleration in tolerations.into_iter().flatten() {
-        let value = match toleration.operator.as_deref() {
-            Some("Exists") => None,
-            None | Some("" | "Equal") => Some(toleration.value.clone().unwrap_or_default()),
-            Some(other) => return Err(NotSupported::Toleration(other.to_owned())),
-        };
-        let tolerated = match toleration.effect.as_deref() {
-            None | Some("") => None,
-            Some("PreferNoSchedule") => continue,
-            Some(other) => Some(effect(other).ok_or_else(|| NotSupported::Toleration(other.to_owned()))?),
-        };
-        let key = toleration.key.clone().filter(|key| !key.is_empty());
-        all.push(Toleration { key, value, effect: tolerated });
-    }
-    Ok(all)
+    meta.creation_timestamp.map(instant).unwrap_or_default()
 }
