@@ -1,0 +1,256 @@
+package main
+
+import (
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/core"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	"k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/utils/ptr"
+)
+
+// pod makes a pod as an API server stores it. What is not valid is made anew.
+func (d *dice) pod(w *world, name string, bound bool) (*v1.Pod, error) {
+	var last error
+	for range 100 {
+		pod, err := stored(d.manifest(w, name, bound))
+		if err == nil {
+			return pod, nil
+		}
+		last = err
+	}
+	return nil, fmt.Errorf("no valid pod comes out: %w", last)
+}
+
+// stored is what an API server makes of a pod that is created.
+func stored(manifest *v1.Pod) (*v1.Pod, error) {
+	legacyscheme.Scheme.Default(manifest)
+	internal := &core.Pod{}
+	if err := legacyscheme.Scheme.Convert(manifest, internal, nil); err != nil {
+		return nil, err
+	}
+	ctx := genericrequest.WithNamespace(genericrequest.NewContext(), manifest.Namespace)
+	pod.Strategy.PrepareForCreate(ctx, internal)
+	if wrong := pod.Strategy.Validate(ctx, internal); len(wrong) > 0 {
+		return nil, wrong.ToAggregate()
+	}
+	stored := &v1.Pod{}
+	return stored, legacyscheme.Scheme.Convert(internal, stored, nil)
+}
+
+// manifest is a pod as a user writes it. A bound one asks for less, so that
+// something is left for the pods to judge.
+func (d *dice) manifest(w *world, name string, bound bool) *v1.Pod {
+	labels := map[string]string{}
+	label := func(percent int, key string, values ...string) {
+		if d.chance(percent) {
+			labels[key] = pick(d, values...)
+		}
+	}
+	label(85, "app", "web", "db", "train")
+	label(50, "tier", "front", "back")
+	label(40, "version", "1", "2", "10")
+	manifest := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, Namespace: pick(d, "default", "default", "team-a", "team-b"), UID: d.uid(), Labels: labels,
+		},
+		Spec: v1.PodSpec{ServiceAccountName: "default", TerminationGracePeriodSeconds: ptr.To[int64](30)},
+	}
+	d.containers(manifest, bound)
+	if d.about(ports) {
+		d.hostPorts(manifest)
+	}
+	if d.about(taints) || d.about(cordons) {
+		manifest.Spec.Tolerations = d.tolerations()
+	}
+	affinity := &v1.Affinity{}
+	if d.about(selection) {
+		d.nodeSelection(manifest, affinity)
+	}
+	// On a bound pod only what keeps others away matters.
+	if d.about(together) && !bound {
+		affinity.PodAffinity = &v1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: d.podTerms(1, 2)}
+	}
+	if d.about(apart) {
+		affinity.PodAntiAffinity = &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: d.podTerms(1, 2)}
+	}
+	if d.chance(3) && affinity.PodAntiAffinity == nil {
+		affinity.PodAntiAffinity = &v1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []v1.WeightedPodAffinityTerm{
+			{Weight: 50, PodAffinityTerm: d.podTerms(1, 1)[0]},
+		}}
+	}
+	if *affinity != (v1.Affinity{}) || d.chance(2) {
+		manifest.Spec.Affinity = affinity
+	}
+	if d.about(spread) && !bound {
+		manifest.Spec.TopologySpreadConstraints = d.spreadConstraints()
+	}
+	if len(w.claims) > 0 {
+		d.mount(manifest, bound)
+	}
+	if d.chance(1) {
+		// Not every kubelet can do this.
+		container := &manifest.Spec.Containers[0]
+		container.RestartPolicy = ptr.To(v1.ContainerRestartPolicyNever)
+		container.RestartPolicyRules = []v1.ContainerRestartRule{{
+			Action:    v1.ContainerRestartRuleActionRestartAllContainers,
+			ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
+		}}
+	}
+	if d.chance(1) && !bound {
+		// There is no such claim.
+		manifest.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "device", ResourceClaimName: ptr.To("device")}}
+	}
+	return manifest
+}
+
+// mount adds volumes.
+func (d *dice) mount(manifest *v1.Pod, bound bool) {
+	add := func(source v1.VolumeSource) {
+		manifest.Spec.Volumes = append(manifest.Spec.Volumes, v1.Volume{
+			Name: fmt.Sprintf("v%d", len(manifest.Spec.Volumes)), VolumeSource: source,
+		})
+	}
+	claimed := func(name string) {
+		add(v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: name, ReadOnly: d.chance(20)}})
+	}
+	if d.about(disks) {
+		for _, source := range d.diskVolumes() {
+			add(source)
+		}
+	}
+	if d.about(claims) || d.about(limits) {
+		for _, name := range some(d, 1, 2, claimNames...) {
+			if name == claimAlone && d.chance(70) {
+				continue
+			}
+			claimed(name)
+		}
+		switch {
+		case d.chance(2):
+			claimed(pick(d, oddClaims...))
+		case d.chance(1) && !bound:
+			claimed("unbound")
+		case d.chance(3):
+			// Asked for twice.
+			claimed("data-0")
+			claimed("data-0")
+		}
+	}
+	if d.chance(2) {
+		add(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}})
+	}
+}
+
+func (d *dice) hostPorts(manifest *v1.Pod) {
+	if d.chance(10) {
+		manifest.Spec.HostNetwork = true
+	}
+	of := func(container *v1.Container, n int) {
+		for range n {
+			port := v1.ContainerPort{
+				HostPort: pick[int32](d, 80, 443, 8080), Protocol: pick(d, v1.ProtocolTCP, v1.ProtocolTCP, v1.ProtocolUDP, v1.ProtocolSCTP, ""),
+				HostIP: pick(d, "", "", "0.0.0.0", "127.0.0.1", "10.0.0.1", "::", "::1"),
+			}
+			port.ContainerPort = port.HostPort
+			if d.chance(10) {
+				port.HostPort, port.HostIP = 0, ""
+			}
+			container.Ports = append(container.Ports, port)
+		}
+	}
+	of(&manifest.Spec.Containers[0], 1+d.IntN(3))
+	for i := range manifest.Spec.InitContainers {
+		of(&manifest.Spec.InitContainers[i], d.IntN(2))
+	}
+}
+
+func (d *dice) tolerations() []v1.Toleration {
+	var tolerations []v1.Toleration
+	for range 1 + d.IntN(3) {
+		toleration := v1.Toleration{
+			Key:      pick(d, append([]string{v1.TaintNodeUnschedulable, v1.TaintNodeNotReady}, taintKeys...)...),
+			Operator: pick(d, v1.TolerationOpExists, v1.TolerationOpExists, v1.TolerationOpEqual, "", v1.TolerationOpGt, v1.TolerationOpLt),
+			Effect:   pick(d, append([]v1.TaintEffect{"", ""}, effects...)...),
+		}
+		switch toleration.Operator {
+		case v1.TolerationOpExists:
+			if d.chance(15) {
+				toleration.Key = ""
+			}
+		case v1.TolerationOpGt, v1.TolerationOpLt:
+			toleration.Value = pick(d, "5", "7", "10", "-10", "0")
+		default:
+			toleration.Value = pick(d, taintValues...)
+		}
+		if toleration.Effect == v1.TaintEffectNoExecute && d.chance(30) {
+			toleration.TolerationSeconds = ptr.To[int64](300)
+		}
+		tolerations = append(tolerations, toleration)
+	}
+	return tolerations
+}
+
+func (d *dice) nodeSelection(manifest *v1.Pod, affinity *v1.Affinity) {
+	if d.chance(40) {
+		manifest.Spec.NodeSelector = map[string]string{}
+		for _, pair := range some(d, 1, 2, [2]string{labelDisk, "ssd"}, [2]string{labelZone, "a"}, [2]string{labelDisk, "hdd"}, [2]string{"no-such", "label"}) {
+			if pair[0] != "no-such" || d.chance(20) {
+				manifest.Spec.NodeSelector[pair[0]] = pair[1]
+			}
+		}
+	}
+	if d.chance(70) {
+		var terms []v1.NodeSelectorTerm
+		for range 1 + d.IntN(3) {
+			terms = append(terms, d.term(false))
+		}
+		affinity.NodeAffinity = &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{NodeSelectorTerms: terms}}
+	}
+	if d.chance(10) {
+		if affinity.NodeAffinity == nil {
+			affinity.NodeAffinity = &v1.NodeAffinity{}
+		}
+		affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution = []v1.PreferredSchedulingTerm{{Weight: 10, Preference: d.term(false)}}
+	}
+}
+
+// term is one alternative of a node affinity; of a volume's with plainer keys.
+func (d *dice) term(ofVolume bool) v1.NodeSelectorTerm {
+	var term v1.NodeSelectorTerm
+	if d.chance(4) {
+		return term
+	}
+	if d.chance(20) {
+		for range 1 + d.IntN(2) {
+			term.MatchFields = append(term.MatchFields, v1.NodeSelectorRequirement{
+				Key: metav1.ObjectNameField, Operator: pick(d, v1.NodeSelectorOpIn, v1.NodeSelectorOpNotIn),
+				Values: []string{pick(d, "node-0", "node-1", "node-2", "node-3", "elsewhere")},
+			})
+		}
+		if ofVolume || d.chance(50) {
+			return term
+		}
+	}
+	for range 1 + d.IntN(2) {
+		requirement := v1.NodeSelectorRequirement{Key: pick(d, labelZone, labelRack, labelDisk, labelGeneration, labelGeneration, "no-such")}
+		switch requirement.Key {
+		case labelGeneration:
+			requirement.Operator = pick(d, v1.NodeSelectorOpGt, v1.NodeSelectorOpLt)
+			requirement.Values = []string{pick(d, "0", "2", "3", "-10", "9223372036854775806", "10", "2.5", "x")}
+		case "no-such":
+			requirement.Operator = pick(d, v1.NodeSelectorOpDoesNotExist, v1.NodeSelectorOpDoesNotExist, v1.NodeSelectorOpExists)
+		default:
+			requirement.Operator = pick(d, v1.NodeSelectorOpIn, v1.NodeSelectorOpIn, v1.NodeSelectorOpNotIn, v1.NodeSelectorOpExists, v1.NodeSelectorOpDoesNotExist)
+			if requirement.Operator == v1.NodeSelectorOpIn || requirement.Operator == v1.NodeSelectorOpNotIn {
+				requirement.Values = some(d, 1, 3, "a", "b", "r1", "r2", "r3", "ssd", "hdd")
+			}
+		}
+		term.MatchExpressions = append(term.MatchExpressions, requirement)
+	}
+	return term
+}
