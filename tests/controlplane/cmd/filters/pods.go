@@ -13,6 +13,9 @@ import (
 	"k8s.io/utils/ptr"
 )
 
+// Name of the scheduler of the pods to judge, and of some that are bound.
+const scheduler = "atoll-scheduler"
+
 // pod makes a pod as an API server stores it. What is not valid is made anew.
 func (d *dice) pod(w *world, name string, bound bool) (*v1.Pod, error) {
 	var last error
@@ -58,7 +61,10 @@ func (d *dice) manifest(w *world, name string, bound bool) *v1.Pod {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: name, Namespace: pick(d, "default", "default", "team-a", "team-b"), UID: d.uid(), Labels: labels,
 		},
-		Spec: v1.PodSpec{ServiceAccountName: "default", TerminationGracePeriodSeconds: ptr.To[int64](30)},
+		Spec: v1.PodSpec{SchedulerName: scheduler, ServiceAccountName: "default", TerminationGracePeriodSeconds: ptr.To[int64](30)},
+	}
+	if bound && d.chance(50) {
+		manifest.Spec.SchedulerName = v1.DefaultSchedulerName
 	}
 	d.containers(manifest, bound)
 	if d.about(ports) {
