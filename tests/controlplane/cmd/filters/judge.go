@@ -23,6 +23,7 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/dynamicresources"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/nodevolumelimits"
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/metrics"
@@ -122,6 +123,10 @@ func newJudge() (*judge, error) {
 	return judge, nil
 }
 
+// namesNodes is the plugin that, for a pod without a node, names those that come
+// into question (PreFilterResult). The framework signs no status that comes of it.
+const namesNodes = names.NodeAffinity
+
 // verdict says which filters do not let a pod onto a node, by their number in
 // judge.names; none: it fits.
 type verdict uint32
@@ -151,46 +156,34 @@ func (j *judge) judge(w *world) ([][]verdict, error) {
 			continue
 		}
 		for n, node := range w.nodes {
-			if !some.AllNodes() && !some.NodeNames.Has(node.Name) {
-				// Only this plugin names nodes.
-				no, err := j.bitOf("NodeAffinity")
-				if err != nil {
-					return nil, err
-				}
-				row[n] = no
-				continue
-			}
 			info, err := j.snapshot.NodeInfos().Get(node.Name)
 			if err != nil {
 				return nil, err
 			}
-			first := j.framework.RunFilterPlugins(j.ctx, state, pod, info)
-			if first.IsSuccess() {
+			if !some.AllNodes() && !some.NodeNames.Has(node.Name) {
+				status = fwk.NewStatus(fwk.Unschedulable).WithPlugin(namesNodes)
+			} else {
+				status = j.framework.RunFilterPlugins(j.ctx, state, pod, info)
+			}
+			if status.IsSuccess() {
 				continue
 			}
-			if row[n], err = j.bit(first); err != nil {
+			no, err := j.bit(status)
+			if err != nil {
 				return nil, fmt.Errorf("pod %s/%s, node %s: %w", pod.Namespace, pod.Name, node.Name, err)
 			}
-			row[n] |= j.rest(state, pod, info, first.Plugin())
+			row[n] = no | j.all(state, pod, info)
 		}
 		verdicts[i] = row
 	}
 	return verdicts, nil
 }
 
-// rest asks the filters that come after the first that said no.
-func (j *judge) rest(state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo, first string) verdict {
+// all asks every filter, also after one has said no.
+func (j *judge) all(state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) verdict {
 	var no verdict
-	after := false
 	for i, filter := range j.filters {
-		if !after {
-			after = j.names[i] == first
-			continue
-		}
-		if state.GetSkipFilterPlugins().Has(j.names[i]) {
-			continue
-		}
-		if !filter.Filter(j.ctx, state, pod, info).IsSuccess() {
+		if !state.GetSkipFilterPlugins().Has(j.names[i]) && !filter.Filter(j.ctx, state, pod, info).IsSuccess() {
 			no |= 1 << i
 		}
 	}
@@ -200,13 +193,10 @@ func (j *judge) rest(state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo, first
 // bit is the plugin that gave the status. A plugin that failed has not let the
 // pod through either.
 func (j *judge) bit(status *fwk.Status) (verdict, error) {
-	if status.Plugin() == "" {
-		return j.bitOf("NodeAffinity")
+	plugin := status.Plugin()
+	if plugin == "" {
+		plugin = namesNodes
 	}
-	return j.bitOf(status.Plugin())
-}
-
-func (j *judge) bitOf(plugin string) (verdict, error) {
 	for i, name := range j.names {
 		if name == plugin {
 			return 1 << i, nil

@@ -5,44 +5,15 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/kubernetes/pkg/api/legacyscheme"
-	"k8s.io/kubernetes/pkg/apis/core"
-	_ "k8s.io/kubernetes/pkg/apis/core/install"
-	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/utils/ptr"
 )
 
 // Name of the scheduler of the pods to judge, and of some that are bound.
 const scheduler = "atoll-scheduler"
 
-// pod makes a pod as an API server stores it. What is not valid is made anew.
+// pod makes a pod as an API server stores it.
 func (d *dice) pod(w *world, name string, bound bool) (*v1.Pod, error) {
-	var last error
-	for range 100 {
-		pod, err := stored(d.manifest(w, name, bound))
-		if err == nil {
-			return pod, nil
-		}
-		last = err
-	}
-	return nil, fmt.Errorf("no valid pod comes out: %w", last)
-}
-
-// stored is what an API server makes of a pod that is created.
-func stored(manifest *v1.Pod) (*v1.Pod, error) {
-	legacyscheme.Scheme.Default(manifest)
-	internal := &core.Pod{}
-	if err := legacyscheme.Scheme.Convert(manifest, internal, nil); err != nil {
-		return nil, err
-	}
-	ctx := genericrequest.WithNamespace(genericrequest.NewContext(), manifest.Namespace)
-	pod.Strategy.PrepareForCreate(ctx, internal)
-	if wrong := pod.Strategy.Validate(ctx, internal); len(wrong) > 0 {
-		return nil, wrong.ToAggregate()
-	}
-	stored := &v1.Pod{}
-	return stored, legacyscheme.Scheme.Convert(internal, stored, nil)
+	return anew(func() (*v1.Pod, error) { return storedPod(d.manifest(w, name, bound)) })
 }
 
 // manifest is a pod as a user writes it. A bound one asks for less, so that

@@ -30,9 +30,9 @@ var claimNames = []string{"data-0", "data-1", "data-2", "data-3", claimAlone}
 var oddClaims = []string{claimMissing, "lost", "deleted", "waits", "no-volume", "half-bound"}
 
 // storage makes the volumes, their claims and what nodes can attach.
-func (d *dice) storage(w *world) {
+func (d *dice) storage(w *world) error {
 	if !d.often[claims] && !d.often[limits] && !d.often[disks] && !d.chance(30) {
-		return
+		return nil
 	}
 	w.classes = []*storagev1.StorageClass{
 		{ObjectMeta: metav1.ObjectMeta{Name: "now"}, Provisioner: driverOne, VolumeBindingMode: ptr.To(storagev1.VolumeBindingImmediate)},
@@ -63,14 +63,20 @@ func (d *dice) storage(w *world) {
 			if name == claimAlone {
 				modes = []v1.PersistentVolumeAccessMode{v1.ReadWriteOncePod}
 			}
-			volume := d.volume(fmt.Sprintf("pv-%s-%s", namespace, name), modes)
+			volume, err := d.storedVolume(fmt.Sprintf("pv-%s-%s", namespace, name), modes)
+			if err != nil {
+				return err
+			}
 			w.volumes = append(w.volumes, volume)
 			w.claims = append(w.claims, claim(namespace, name, volume.Name, modes))
 		}
 		anywhere := []v1.PersistentVolumeAccessMode{v1.ReadWriteMany}
 		lost := claim(namespace, "lost", "pv-lost", anywhere)
 		lost.Status.Phase = v1.ClaimLost
-		free := d.volume("pv-free-"+namespace, anywhere)
+		free, err := d.storedVolume("pv-free-"+namespace, anywhere)
+		if err != nil {
+			return err
+		}
 		deleted := claim(namespace, "deleted", free.Name, anywhere)
 		deleted.DeletionTimestamp = &metav1.Time{Time: metav1.Unix(1_700_000_000, 0).Time}
 		deleted.Finalizers = []string{"kubernetes.io/pvc-protection"}
@@ -83,6 +89,7 @@ func (d *dice) storage(w *world) {
 		w.volumes = append(w.volumes, free)
 		w.claims = append(w.claims, lost, deleted, waits, unbound, claim(namespace, "no-volume", "pv-nowhere", anywhere), half)
 	}
+	return nil
 }
 
 func claim(namespace, name, volume string, modes []v1.PersistentVolumeAccessMode) *v1.PersistentVolumeClaim {
@@ -91,6 +98,10 @@ func claim(namespace, name, volume string, modes []v1.PersistentVolumeAccessMode
 		Spec:       v1.PersistentVolumeClaimSpec{VolumeName: volume, AccessModes: modes, StorageClassName: ptr.To("")},
 		Status:     v1.PersistentVolumeClaimStatus{Phase: v1.ClaimBound, AccessModes: modes},
 	}
+}
+
+func (d *dice) storedVolume(name string, modes []v1.PersistentVolumeAccessMode) (*v1.PersistentVolume, error) {
+	return anew(func() (*v1.PersistentVolume, error) { return storedVolume(d.volume(name, modes)) })
 }
 
 func (d *dice) volume(name string, modes []v1.PersistentVolumeAccessMode) *v1.PersistentVolume {

@@ -86,9 +86,15 @@ func newWorld(seed, number uint64) (*world, error) {
 		}})
 	}
 	for i := range 4 + d.IntN(9) {
-		w.nodes = append(w.nodes, d.node(i))
+		node, err := anew(func() (*v1.Node, error) { return storedNode(d.node(i)) })
+		if err != nil {
+			return nil, err
+		}
+		w.nodes = append(w.nodes, node)
 	}
-	d.storage(w)
+	if err := d.storage(w); err != nil {
+		return nil, err
+	}
 	for i := range 6 + d.IntN(15) {
 		pod, err := d.pod(w, fmt.Sprintf("bound-%d", i), true)
 		if err != nil {
