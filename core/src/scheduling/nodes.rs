@@ -57,6 +57,14 @@ pub struct Aside {
     occupant: Occupant,
 }
 
+impl Aside {
+    /// Where it was.
+    #[must_use]
+    pub fn node(&self) -> NodeIx {
+        self.node
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Place {
     node: NodeIx,
