@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::cost::{Cost, cost};
+use super::coupled::Lately;
 use crate::scheduling::filter::room_for;
 use crate::scheduling::node::NodeState;
 use crate::scheduling::nodes::{NodeIx, Nodes};
@@ -255,6 +256,8 @@ impl Class {
 /// The classes that were asked for lately.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Classes {
+    /// For the shapes that are placed one by one.
+    pub(super) around: Lately,
     by_shape: HashMap<Arc<Shape>, Class>,
     clock: u64,
     seen: Seen,
@@ -264,7 +267,7 @@ impl Classes {
     /// What is known of the shape now, by these domains among others.
     pub(super) fn get(&mut self, nodes: &Nodes, shape: &Arc<Shape>, keys: &Keys) -> &Class {
         self.clock += 1;
-        let Self { by_shape, clock, seen } = self;
+        let Self { by_shape, clock, seen, .. } = self;
         if !by_shape.contains_key(shape) {
             make_room(by_shape, nodes);
         }
