@@ -37,6 +37,8 @@ const REFUSED: &[(&str, &str)] = &[
 const NOT_MADE: &[(&str, &str)] = &[
     ("node that is not ready, without a taint", "we keep away at once, kube-scheduler once the taint is there"),
     ("node that is being deleted", "we keep away, kube-scheduler does not look at it"),
+    ("claims of bound pods that are not bound", "we count no volumes by their storage class; such pods cannot run yet"),
+    ("one-pod volumes of pods whose node is gone", "we wait until the pods are gone too, kube-scheduler does not"),
     ("VolumeAttachment", "attachments that outlive their pods are not counted against the limits of a node"),
     ("CSIDriver", "preventPodSchedulingIfMissing is not looked at"),
     ("migrated volumes' topology", "topology labels of in-tree volumes are not translated to those of their drivers"),

@@ -82,7 +82,8 @@ impl Tally {
         let mut text = format!("{} disagreements, such as:\n", self.disagreements.len());
         for one in self.disagreements.iter().take(20) {
             let Disagreement { world, pod, node, theirs, ours } = one;
-            let theirs = if theirs.is_empty() { "fits".to_owned() } else { format!("refused by {}", theirs.join(", ")) };
+            let theirs =
+                if theirs.is_empty() { "fits".to_owned() } else { format!("refused by {}", theirs.join(", ")) };
             text += &format!("world {world}, {pod} on {node}: kube-scheduler: {theirs}; we: {ours}\n");
         }
         text

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_core::scheduling::{NodeIx, Nodes, Occupant, Shape, Stage, Why, fits, is_coupled, room_for, suits, why_not};
+use atoll_core::scheduling::{
+    NodeIx, Nodes, Occupant, Shape, Stage, Surroundings, Why, is_coupled, room_for, suits, why_not,
+};
 use atoll_scheduler::objects::{
     ClaimFacts, Interner, NotSupported, PodFacts, VolumeCatalog, VolumeFacts, VolumeWait, node_state, volume_limits,
 };
@@ -24,7 +26,18 @@ pub struct World {
     /// In the order of the verdicts.
     order: Vec<NodeIx>,
     volumes: VolumeCatalog,
-    pods: Vec<(PodFacts, Vec<u32>)>,
+    pods: Vec<Judged>,
+}
+
+/// A pod to judge.
+struct Judged {
+    pod: PodFacts,
+    /// Kube-scheduler's, for each node.
+    theirs: Vec<u32>,
+    /// What it asks together with its claims, or why it is refused before any node is looked at.
+    asked: Result<Arc<Shape>, Vec<String>>,
+    /// Made when only some were on the nodes.
+    kept: Option<Surroundings>,
 }
 
 fn read<M: Message + Default>(content: &[u8]) -> M {
@@ -69,9 +82,10 @@ impl World {
                 frames::POD => {
                     let pod = world.pod(content);
                     assert!(pod.waits(), "{} is to be judged", pod.key);
-                    world.pods.push((pod, Vec::new()));
+                    let asked = world.asked(&pod);
+                    world.pods.push(Judged { pod, theirs: Vec::new(), asked, kept: None });
                 }
-                frames::VERDICTS => world.pods.last_mut().expect("a pod").1 = verdicts(content),
+                frames::VERDICTS => world.pods.last_mut().expect("a pod").theirs = verdicts(content),
                 frames::STORAGE_CLASS => {}
                 other => panic!("no record is of kind {other}"),
             }
@@ -80,10 +94,21 @@ impl World {
             world.nodes.set(state);
         }
         world.order = names.iter().map(|name| world.nodes.ix(name).expect("a node")).collect();
-        for pod in bound {
-            world.settle(&pod);
+        let some = bound.len() / 2;
+        for (n, pod) in bound.iter().enumerate() {
+            if n == some {
+                world.look_around();
+            }
+            world.settle(pod);
         }
         world
+    }
+
+    fn look_around(&mut self) {
+        for judged in &mut self.pods {
+            let Ok(shape) = &judged.asked else { continue };
+            judged.kept = Some(Surroundings::new(&self.nodes, shape, &judged.pod.identity));
+        }
     }
 
     fn pod(&self, content: &[u8]) -> PodFacts {
@@ -98,18 +123,35 @@ impl World {
         self.nodes.put(node, Occupant { shape, identity: Arc::clone(&pod.identity), stage });
     }
 
+    /// What the pod asks together with its claims, or why it is refused before any node is looked at.
+    fn asked(&self, pod: &PodFacts) -> Result<Arc<Shape>, Vec<String>> {
+        match &pod.not_supported {
+            Some(NotSupported::Features(features)) => {
+                return Err(features.iter().map(|feature| (*feature).to_owned()).collect());
+            }
+            Some(other) => return Err(vec![other.to_string()]),
+            None => {}
+        }
+        match self.volumes.resolve(&pod.key.namespace, &pod.claims) {
+            Ok(needs) => Ok(pod.shape_with(needs, &self.interner)),
+            Err(VolumeWait::NotBound(_)) => Err(vec!["unbound volumes".to_owned()]),
+            // Not an exception: kube-scheduler waits for the claim too.
+            Err(_) => Err(Vec::new()),
+        }
+    }
+
     /// Judges every pod and node.
     pub fn compare(&self, tally: &mut Tally) {
-        for (pod, theirs) in &self.pods {
+        for Judged { pod, theirs, asked, kept } in &self.pods {
             assert_eq!(theirs.len(), self.order.len(), "a verdict for each node");
-            let refused = pod.not_supported.as_ref().map(refused_features);
-            let asked = refused.map_or_else(|| self.shape(pod), Err);
+            let asking = asked.as_ref().ok().map(|shape| self.asking(pod, shape, kept.as_ref()));
             // A plugin that says no before nodes are looked at says it of each, and the others were not asked.
-            let asked_early = theirs.iter().all(|no| no.count_ones() == 1 && *no == theirs[0]);
+            let early = theirs.iter().all(|no| no.count_ones() == 1 && *no == theirs[0]);
             for (ix, theirs) in self.order.iter().zip(theirs) {
-                let wrong = match &asked {
-                    Ok(shape) => self.judge(pod, shape, *ix, *theirs, asked_early, tally),
-                    Err(refused) => judge_refused(refused, *theirs, tally),
+                let wrong = match (&asking, asked) {
+                    (Some(asking), _) => self.judge(asking, *ix, *theirs, early, tally),
+                    (None, Err(refused)) => judge_refused(refused, *theirs, tally),
+                    (None, Ok(_)) => unreachable!("what is asked is judged"),
                 };
                 tally.judged(*theirs, asked.is_ok());
                 if let Some(wrong) = wrong {
@@ -125,56 +167,51 @@ impl World {
         }
     }
 
-    /// What the pod asks together with its claims, or why it is refused before any node is looked at.
-    fn shape(&self, pod: &PodFacts) -> Result<Arc<Shape>, Vec<String>> {
-        match self.volumes.resolve(&pod.key.namespace, &pod.claims) {
-            Ok(needs) => Ok(pod.shape_with(needs, &self.interner)),
-            Err(VolumeWait::NotBound(_)) => Err(vec!["unbound volumes".to_owned()]),
-            // Not an exception: kube-scheduler waits for the claim too.
-            Err(_) => Err(Vec::new()),
-        }
+    fn asking<'a>(&self, pod: &PodFacts, shape: &'a Arc<Shape>, kept: Option<&Surroundings>) -> Asking<'a> {
+        let fresh = Surroundings::new(&self.nodes, shape, &pod.identity);
+        let mut kept = kept.unwrap_or(&fresh).clone();
+        kept.follow(&self.nodes);
+        Asking { shape, fresh, kept, coupled: is_coupled(&self.nodes, shape, &pod.identity) }
     }
 
     /// What is wrong with our verdict, if anything.
-    fn judge(
-        &self,
-        pod: &PodFacts,
-        shape: &Shape,
-        ix: NodeIx,
-        theirs: u32,
-        asked_early: bool,
-        tally: &Tally,
-    ) -> Option<String> {
-        let why = fits(&self.nodes, ix, shape, &pod.identity);
+    fn judge(&self, asking: &Asking, ix: NodeIx, theirs: u32, early: bool, tally: &Tally) -> Option<String> {
+        let Asking { shape, fresh, kept, coupled } = asking;
+        let alone = why_not(&self.nodes, ix, shape);
+        let among = fresh.why_not(&self.nodes, ix);
+        let why = alone.as_ref().or(among.as_ref());
         if why.is_none() != (theirs == 0) {
             return Some(why.map_or_else(|| "fits".to_owned(), |why| format!("{why:?}")));
         }
         let names = tally.names(theirs);
-        if let Some(why) = &why
-            && !asked_early
-            && !filters_of(why).iter().any(|filter| names.iter().any(|name| name == filter))
-        {
+        let right = |why: &Why| filters_of(why).iter().any(|filter| names.iter().any(|name| name == filter));
+        if let Some(why) = why.filter(|why| !early && !right(why)) {
             return Some(format!("does not fit either, but because of {why:?}"));
         }
         // What decides quickly must say the same as what decides in full.
-        let alone = why_not(&self.nodes, ix, shape);
         let room = room_for(&self.nodes, ix, shape);
-        let (node, _) = self.nodes.node(ix)?;
-        if (room == 0) != alone.is_some()
-            || suits(node, shape).is_some() && alone.is_none()
-            || !is_coupled(&self.nodes, shape, &pod.identity) && alone.is_some() != why.is_some()
-        {
-            return Some(format!("is not one with itself: room for {room}, alone {alone:?}, in full {why:?}"));
-        }
-        None
+        let suits = suits(self.nodes.node(ix)?.0, shape);
+        let followed = kept.why_not(&self.nodes, ix);
+        let one = (room == 0) == alone.is_some()
+            && (suits.is_none() || alone.is_some())
+            && (*coupled || among.is_none())
+            && followed == among;
+        (!one).then(|| {
+            format!(
+                "is not one with itself: room for {room}, suits {suits:?}, alone {alone:?}, among others {among:?}, \
+                 coupled {coupled}, followed {followed:?}"
+            )
+        })
     }
 }
 
-fn refused_features(why: &NotSupported) -> Vec<String> {
-    match why {
-        NotSupported::Features(features) => features.iter().map(|feature| (*feature).to_owned()).collect(),
-        other => vec![other.to_string()],
-    }
+/// A pod that is judged against one node after the other.
+struct Asking<'a> {
+    shape: &'a Shape,
+    fresh: Surroundings,
+    /// Made earlier, and brought up to date.
+    kept: Surroundings,
+    coupled: bool,
 }
 
 /// Only pods with something on the list may be refused where kube-scheduler says yes.

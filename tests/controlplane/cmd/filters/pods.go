@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -67,7 +68,7 @@ func (d *dice) manifest(w *world, name string, bound bool) *v1.Pod {
 		manifest.Spec.TopologySpreadConstraints = d.spreadConstraints()
 	}
 	if len(w.claims) > 0 {
-		d.mount(manifest, bound)
+		d.mount(w, manifest, bound)
 	}
 	if d.chance(1) {
 		// Not every kubelet can do this.
@@ -86,7 +87,7 @@ func (d *dice) manifest(w *world, name string, bound bool) *v1.Pod {
 }
 
 // mount adds volumes.
-func (d *dice) mount(manifest *v1.Pod, bound bool) {
+func (d *dice) mount(w *world, manifest *v1.Pod, bound bool) {
 	add := func(source v1.VolumeSource) {
 		manifest.Spec.Volumes = append(manifest.Spec.Volumes, v1.Volume{
 			Name: fmt.Sprintf("v%d", len(manifest.Spec.Volumes)), VolumeSource: source,
@@ -111,6 +112,8 @@ func (d *dice) mount(manifest *v1.Pod, bound bool) {
 		case d.chance(2):
 			claimed(pick(d, oddClaims...))
 		case d.chance(1) && !bound:
+			claimed(pick(d, waitingClaims...))
+		case d.chance(1) && !bound:
 			claimed("unbound")
 		case d.chance(3):
 			// Asked for twice.
@@ -118,9 +121,42 @@ func (d *dice) mount(manifest *v1.Pod, bound bool) {
 			claimed("data-0")
 		}
 	}
+	if (d.often[limits] || d.often[claims]) && d.chance(15) {
+		d.ephemeral(w, manifest, bound)
+	}
 	if d.chance(2) {
 		add(v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}})
 	}
+}
+
+// ephemeral adds a volume that lives with the pod; the claim is made for it.
+func (d *dice) ephemeral(w *world, manifest *v1.Pod, bound bool) {
+	modes := []v1.PersistentVolumeAccessMode{pick(d, v1.ReadWriteOnce, v1.ReadWriteOncePod)}
+	name := fmt.Sprintf("v%d", len(manifest.Spec.Volumes))
+	manifest.Spec.Volumes = append(manifest.Spec.Volumes, v1.Volume{Name: name, VolumeSource: v1.VolumeSource{
+		Ephemeral: &v1.EphemeralVolumeSource{VolumeClaimTemplate: &v1.PersistentVolumeClaimTemplate{Spec: v1.PersistentVolumeClaimSpec{
+			AccessModes: modes, Resources: v1.VolumeResourceRequirements{Requests: quantities(map[v1.ResourceName]string{v1.ResourceStorage: "1Gi"})},
+		}}},
+	}})
+	if d.chance(5) {
+		return
+	}
+	volume := pick(d, w.volumes...)
+	claim := claim(manifest.Namespace, manifest.Name+"-"+name, volume.Name, modes)
+	claim.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: "v1", Kind: "Pod", Name: manifest.Name, UID: manifest.UID, Controller: ptr.To(true),
+	}}
+	if d.chance(5) && !bound {
+		claim.OwnerReferences[0].UID = "another"
+	}
+	w.claims = append(w.claims, claim)
+}
+
+// mounts is whether the pod has a claim.
+func mounts(pod *v1.Pod, claim string) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(volume v1.Volume) bool {
+		return volume.PersistentVolumeClaim != nil && volume.PersistentVolumeClaim.ClaimName == claim
+	})
 }
 
 func (d *dice) hostPorts(manifest *v1.Pod) {

@@ -17,6 +17,11 @@ const (
 	bindCompleted = "pv.kubernetes.io/bind-completed"
 )
 
+// Drivers that attach what Kubernetes once attached itself.
+var migratedDrivers = []string{
+	"pd.csi.storage.gke.io", "ebs.csi.aws.com", "disk.csi.azure.com", "cinder.csi.openstack.org", "pxd.portworx.com", "csi.vsphere.vmware.com",
+}
+
 // What claims are called. Not in every world and namespace are there all of them.
 const (
 	claimAlone   = "alone"
@@ -25,9 +30,12 @@ const (
 
 var claimNames = []string{"data-0", "data-1", "data-2", "data-3", claimAlone}
 
-// oddClaims keep a pod from every node; seldom asked for, so that the other
-// filters are heard.
-var oddClaims = []string{claimMissing, "lost", "deleted", "waits", "no-volume", "half-bound"}
+// oddClaims and waitingClaims keep a pod from every node; seldom asked for, so
+// that the other filters are heard. Whoever is bound has its claims bound.
+var (
+	oddClaims     = []string{claimMissing, "lost", "deleted", "no-volume"}
+	waitingClaims = []string{"half-bound", "waits"}
+)
 
 // storage makes the volumes, their claims and what nodes can attach.
 func (d *dice) storage(w *world) error {
@@ -43,7 +51,11 @@ func (d *dice) storage(w *world) error {
 			continue
 		}
 		csi := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: node.Name}}
-		for _, name := range some(d, 1, 2, driverOne, driverTwo) {
+		drivers := some(d, 1, 2, driverOne, driverTwo)
+		if d.often[disks] || d.often[limits] {
+			drivers = append(drivers, some(d, 0, 6, migratedDrivers...)...)
+		}
+		for _, name := range drivers {
 			driver := storagev1.CSINodeDriver{Name: name, NodeID: node.Name}
 			if d.often[limits] && d.chance(80) || d.chance(20) {
 				driver.Allocatable = &storagev1.VolumeNodeResources{Count: ptr.To(pick[int32](d, 0, 1, 1, 2, 2, 3))}
@@ -113,7 +125,7 @@ func (d *dice) volume(name string, modes []v1.PersistentVolumeAccessMode) *v1.Pe
 		},
 		Status: v1.PersistentVolumeStatus{Phase: v1.VolumeBound},
 	}
-	switch d.IntN(10) {
+	switch d.IntN(12) {
 	case 0:
 		volume.Spec.NFS = &v1.NFSVolumeSource{Server: "nfs", Path: "/"}
 	case 1:
@@ -123,6 +135,22 @@ func (d *dice) volume(name string, modes []v1.PersistentVolumeAccessMode) *v1.Pe
 				Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: some(d, 1, 3, "node-0", "node-1", "node-2", "node-3"),
 			}},
 		}}}}
+	case 2, 3:
+		disk := pick(d, "disk-1", "disk-2", "disk-3")
+		switch d.IntN(6) {
+		case 0:
+			volume.Spec.GCEPersistentDisk = &v1.GCEPersistentDiskVolumeSource{PDName: disk}
+		case 1:
+			volume.Spec.AWSElasticBlockStore = &v1.AWSElasticBlockStoreVolumeSource{VolumeID: pick(d, disk, "aws://a/vol-12345678", "aws:///vol-12345678", "vol-12345678", "aws://a/"+disk)}
+		case 2:
+			volume.Spec.AzureDisk = &v1.AzureDiskVolumeSource{DiskName: disk, DataDiskURI: "/subscriptions/s/" + disk, Kind: ptr.To(v1.AzureManagedDisk)}
+		case 3:
+			volume.Spec.Cinder = &v1.CinderPersistentVolumeSource{VolumeID: disk}
+		case 4:
+			volume.Spec.PortworxVolume = &v1.PortworxVolumeSource{VolumeID: disk}
+		default:
+			volume.Spec.VsphereVolume = &v1.VsphereVirtualDiskVolumeSource{VolumePath: disk}
+		}
 	default:
 		handle := name
 		if d.chance(15) {
@@ -143,6 +171,10 @@ func (d *dice) volume(name string, modes []v1.PersistentVolumeAccessMode) *v1.Pe
 		if key == labelRegion || key == labelBetaRegion {
 			values = pick(d, "x", "y", "x__y")
 		}
+		if volume.Spec.GCEPersistentDisk != nil {
+			// Several zones are one region, which is told from names of GCE.
+			values = "a"
+		}
 		volume.Labels[key] = values
 	}
 	return volume
@@ -152,12 +184,25 @@ func (d *dice) volume(name string, modes []v1.PersistentVolumeAccessMode) *v1.Pe
 func (d *dice) diskVolumes() []v1.VolumeSource {
 	var sources []v1.VolumeSource
 	name := pick(d, "disk-1", "disk-2", "disk-3")
-	switch d.IntN(4) {
-	case 0:
+	switch d.IntN(10) {
+	case 0, 4:
 		sources = append(sources, v1.VolumeSource{GCEPersistentDisk: &v1.GCEPersistentDiskVolumeSource{PDName: name, ReadOnly: d.chance(50)}})
-	case 1:
+	case 1, 5:
+		if d.chance(20) {
+			name = pick(d, "aws://a/vol-12345678", "aws:///vol-12345678", "vol-12345678")
+		}
 		sources = append(sources, v1.VolumeSource{AWSElasticBlockStore: &v1.AWSElasticBlockStoreVolumeSource{VolumeID: name, ReadOnly: d.chance(50)}})
-	case 2:
+	case 6:
+		sources = append(sources, v1.VolumeSource{AzureDisk: &v1.AzureDiskVolumeSource{
+			DiskName: name, DataDiskURI: "/subscriptions/s/" + name, Kind: ptr.To(v1.AzureManagedDisk),
+		}})
+	case 7:
+		sources = append(sources, pick(d,
+			v1.VolumeSource{Cinder: &v1.CinderVolumeSource{VolumeID: name}},
+			v1.VolumeSource{PortworxVolume: &v1.PortworxVolumeSource{VolumeID: name}},
+			v1.VolumeSource{VsphereVolume: &v1.VsphereVirtualDiskVolumeSource{VolumePath: name}},
+		))
+	case 2, 8:
 		sources = append(sources, v1.VolumeSource{ISCSI: &v1.ISCSIVolumeSource{
 			TargetPortal: "10.0.0.1:3260", IQN: "iqn.2001-04.com.example:" + name, Lun: int32(d.IntN(2)), ReadOnly: d.chance(50),
 		}})

@@ -101,7 +101,7 @@ func newWorld(seed, number uint64) (*world, error) {
 			return nil, err
 		}
 		pod.Spec.NodeName = pick(d, w.nodes...).Name
-		if d.chance(1) {
+		if d.chance(1) && !mounts(pod, claimAlone) {
 			pod.Spec.NodeName = "gone"
 		}
 		d.status(pod)
