@@ -38,6 +38,11 @@ impl Tally {
         self.total
     }
 
+    /// How many of them alike.
+    pub fn agreed(&self) -> u64 {
+        self.total - self.disagreements.len() as u64
+    }
+
     pub fn judged(&mut self, theirs: u32, supported: bool) {
         self.total += 1;
         if !supported {

@@ -70,7 +70,7 @@ func (d *dice) manifest(w *world, name string, bound bool) *v1.Pod {
 	if len(w.claims) > 0 {
 		d.mount(w, manifest, bound)
 	}
-	if d.chance(1) {
+	if d.chance(2) {
 		// Not every kubelet can do this.
 		container := &manifest.Spec.Containers[0]
 		container.RestartPolicy = ptr.To(v1.ContainerRestartPolicyNever)
