@@ -116,6 +116,11 @@ func (d *dice) mount(w *world, manifest *v1.Pod, bound bool) {
 		case d.chance(1) && !bound:
 			claimed("unbound")
 		case d.chance(3):
+			// Perhaps one that was made for another pod.
+			if claim := pick(d, w.claims...); claim.Namespace == manifest.Namespace && len(claim.OwnerReferences) > 0 {
+				claimed(claim.Name)
+			}
+		case d.chance(3):
 			// Asked for twice.
 			claimed("data-0")
 			claimed("data-0")

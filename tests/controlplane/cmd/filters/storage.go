@@ -167,7 +167,7 @@ func (d *dice) volume(name string, modes []v1.PersistentVolumeAccessMode) *v1.Pe
 	}
 	if d.about(claims) {
 		key := pick(d, labelZone, labelZone, labelRegion, labelBetaZone, labelBetaRegion)
-		values := pick(d, "a", "b", "a__b", "b__c", "a__", "d")
+		values := pick(d, "a", "b", "a__b", "b__c", "a____b", "d")
 		if key == labelRegion || key == labelBetaRegion {
 			values = pick(d, "x", "y", "x__y")
 		}
