@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::class::{Candidate, Class, Domain, Keys};
+use super::class::{Candidate, Class, Domain};
+use super::topology::Keys;
 use crate::scheduling::node::NodeState;
 use crate::scheduling::nodes::NodeIx;
 
@@ -153,7 +154,11 @@ impl<'a> View<'a> {
         takes.sort_unstable();
         let mut nodes = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
         for (leaf, mut left) in takes {
-            for Candidate { ix, .. } in &self.leaves[leaf].domain.candidates {
+            // First beside the fixed ones.
+            let beside = |candidate: &&Candidate| fixed.binary_search(&candidate.ix).is_ok();
+            let candidates = &self.leaves[leaf].domain.candidates;
+            let first = candidates.iter().take(if fixed.is_empty() { 0 } else { usize::MAX }).filter(beside);
+            for Candidate { ix, .. } in first.chain(candidates.iter().filter(|candidate| !beside(candidate))) {
                 if left == 0 {
                     break;
                 }

@@ -6,6 +6,9 @@ mod coupled;
 mod domains;
 mod mixed;
 mod request;
+#[cfg(test)]
+mod tests;
+mod topology;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -13,9 +16,10 @@ use std::sync::Arc;
 
 pub use self::request::{Assignment, GangRequest, Level, MemberRequest};
 
-use self::class::{Classes, Keys};
+use self::class::Classes;
 use self::domains::View;
 use self::request::Kinds;
+use self::topology::Keys;
 use self::trial::Trial;
 use super::between::is_coupled;
 use super::filter::{Why, why_not};
@@ -67,7 +71,7 @@ impl Decider {
     pub fn might_fit(&mut self, nodes: &Nodes, request: &GangRequest) -> bool {
         let kinds = Kinds::of(&request.members);
         let keys = Keys::of(&request.topology);
-        let wanted = kinds.counts(request.minimum);
+        let wanted = kinds.counts(request.least());
         let mut common: Option<Vec<Vec<Option<Arc<str>>>>> = None;
         for (shape, wanted) in kinds.shapes.iter().zip(wanted).filter(|(_, wanted)| *wanted > 0) {
             let view = View::new(self.classes.get(nodes, shape, &keys), &keys, &request.closed);
@@ -102,13 +106,10 @@ impl Decider {
         let count = request.members.len().min(usize::try_from(most).unwrap_or(usize::MAX));
         let wishes = wishes(nodes, &request.members[..count], &view);
         let wished: Vec<NodeIx> = wishes.iter().map(|(_, ix)| *ix).collect();
-        let group = if count < request.minimum { None } else { view.choose(&groups, count as u64, &wished) };
+        let group = if count < request.least() { None } else { view.choose(&groups, count as u64, &wished) };
         let Some(group) = group else {
-            return match self.short_of_one(nodes, request, kinds, keys) {
-                Some(refusal) => Err(Box::new(refusal)),
-                // Nobody has to be placed, and nobody can be.
-                None => Ok(Assignment { nodes: vec![None; request.members.len()] }),
-            };
+            let refusal = self.short_of_one(nodes, request, kinds, keys);
+            return Err(Box::new(refusal.unwrap_or_else(|| together(nodes, request, keys))));
         };
         let mut chosen: Vec<Option<NodeIx>> = vec![None; request.members.len()];
         let mut fixed = Vec::with_capacity(wishes.len());
@@ -134,11 +135,11 @@ impl Decider {
         kinds: &Kinds,
         keys: &Keys,
     ) -> Option<GangRefusal> {
-        let wanted = kinds.counts(request.minimum);
+        let wanted = kinds.counts(request.least());
         let all = kinds.counts(request.members.len());
         for (kind, shape) in kinds.shapes.iter().enumerate() {
-            let view = View::new(self.classes.get(nodes, shape, keys), keys, &request.closed);
-            let groups = view.groups();
+            let class = self.classes.get(nodes, shape, keys);
+            let groups = View::new(class, keys, &request.closed).groups();
             let best = groups.iter().max_by(|a, b| a.room.cmp(&b.room).then_with(|| b.values.cmp(a.values)));
             if best.map_or(0, |best| best.room) >= wanted[kind] {
                 continue;
@@ -146,7 +147,8 @@ impl Decider {
             let members = usize::try_from(all[kind]).unwrap_or(usize::MAX);
             let counted = |room: u64| usize::try_from(room).unwrap_or(usize::MAX).min(members);
             let is_reserved = |ix| request.closed.contains(&ix);
-            let why = |ix| why_not(nodes, ix, shape).or_else(|| no_domain(nodes, ix, keys));
+            let outside = |ix| if class.domain_of(keys, ix).is_some() { None } else { no_domain(nodes, ix, keys) };
+            let why = |ix| why_not(nodes, ix, shape).or_else(|| outside(ix));
             return Some(GangRefusal {
                 members,
                 minimum: usize::try_from(wanted[kind]).unwrap_or(usize::MAX),
@@ -193,7 +195,7 @@ fn any_coupled(nodes: &Nodes, request: &GangRequest) -> bool {
 fn together(nodes: &Nodes, request: &GangRequest, keys: &Keys) -> GangRefusal {
     GangRefusal {
         members: request.members.len(),
-        minimum: request.minimum,
+        minimum: request.least(),
         domain: keys.kind().map(|kind| DomainRoom { kind: kind.to_owned(), best: None, room_for: 0 }),
         ..GangRefusal::together(nodes)
     }
