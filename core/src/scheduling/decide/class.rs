@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::cost::{Cost, cost};
+use super::coupled::Lately;
 use super::topology::{Keys, Topologies, Topology, Values};
 use crate::scheduling::filter::room_for;
 use crate::scheduling::node::NodeState;
@@ -234,6 +235,8 @@ impl Class {
 /// The classes that were asked for lately.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Classes {
+    /// For the shapes that are placed one by one.
+    pub(super) around: Lately,
     by_shape: HashMap<Arc<Shape>, Class>,
     topologies: Topologies,
     clock: u64,
@@ -249,7 +252,7 @@ impl Classes {
     /// What is known of the shape now, by these domains among others.
     pub(super) fn get(&mut self, nodes: &Nodes, shape: &Arc<Shape>, keys: &Keys) -> &Class {
         self.clock += 1;
-        let Self { by_shape, topologies, clock, seen } = self;
+        let Self { by_shape, topologies, clock, seen, .. } = self;
         if !by_shape.contains_key(shape) {
             make_room(by_shape, nodes);
         }

@@ -97,9 +97,9 @@ impl<'a> View<'a> {
         let mut takes = Vec::new();
         spread(&self.leaves, 0, self.keys.required, count, &mut takes);
         takes.sort_unstable();
-        let is_taken = |at: &usize| takes.binary_search_by_key(at, |(leaf, _)| *leaf).is_ok();
-        let (taken, others): (Vec<usize>, Vec<usize>) = (0..self.leaves.len()).partition(is_taken);
-        let leaves = taken.into_iter().chain(others).map(|leaf| &self.leaves[leaf]);
+        let is_chosen = |at: &usize| takes.binary_search_by_key(at, |(leaf, _)| *leaf).is_ok();
+        let (first, others): (Vec<usize>, Vec<usize>) = (0..self.leaves.len()).partition(is_chosen);
+        let leaves = first.into_iter().chain(others).map(|leaf| &self.leaves[leaf]);
         let nodes = leaves.flat_map(|leaf| &leaf.domain.candidates).map(|candidate| candidate.ix);
         nodes.filter(|ix| !self.closed.contains(ix)).collect()
     }

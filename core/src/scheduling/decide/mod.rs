@@ -105,8 +105,8 @@ impl Decider {
         let most = groups.iter().map(|group| group.room).max().unwrap_or(0);
         let count = request.members.len().min(usize::try_from(most).unwrap_or(usize::MAX));
         let wishes = wishes(nodes, &request.members[..count], &view);
-        let wished: Vec<NodeIx> = wishes.iter().map(|(_, ix)| *ix).collect();
-        let group = if count < request.least() { None } else { view.choose(&groups, count as u64, &wished) };
+        let named: Vec<NodeIx> = wishes.iter().map(|(_, ix)| *ix).collect();
+        let group = if count < request.least() { None } else { view.choose(&groups, count as u64, &named) };
         let Some(group) = group else {
             let refusal = self.short_of_one(nodes, request, kinds, keys);
             return Err(Box::new(refusal.unwrap_or_else(|| together(nodes, request, keys))));

@@ -69,12 +69,12 @@ fn preferred(key: &str) -> Level {
 
 fn decide(nodes: &mut Nodes, request: &GangRequest) -> Result<Vec<String>, String> {
     let mut decider = Decider::default();
-    let decided = decider.decide(nodes, request);
-    if decided.is_ok() {
+    let answer = decider.decide(nodes, request);
+    if answer.is_ok() {
         assert!(decider.might_fit(nodes, request));
     }
     let name = |node: Option<Arc<str>>| node.map_or_else(String::new, |name| (*name).to_owned());
-    decided.map(|assignment| assignment.nodes.into_iter().map(name).collect()).map_err(|refusal| refusal.to_string())
+    answer.map(|assignment| assignment.nodes.into_iter().map(name).collect()).map_err(|refusal| refusal.to_string())
 }
 
 /// Racks of nodes with so many GPUs each: `r0` has `r0-0`, `r0-1`, …
@@ -195,8 +195,8 @@ fn a_preferred_level_takes_few_domains_and_refuses_nothing() {
     let mut nodes = racks(&[&[4, 4], &[6], &[3, 2], &[2]]);
     let request = |count| GangRequest { topology: vec![preferred(RACK)], ..alike(&shape(1, 1), count) };
     let racks_of = |nodes: &mut Nodes, count| {
-        let decided = decide(nodes, &request(count)).unwrap();
-        decided.into_iter().map(|name| name[..2].to_owned()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        let answer = decide(nodes, &request(count)).unwrap();
+        answer.into_iter().map(|name| name[..2].to_owned()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
     };
     assert_eq!(racks_of(&mut nodes, 5), ["r2"]);
     assert_eq!(racks_of(&mut nodes, 6), ["r1"]);
@@ -205,8 +205,8 @@ fn a_preferred_level_takes_few_domains_and_refuses_nothing() {
     assert_eq!(racks_of(&mut nodes, 21), ["r0", "r1", "r2", "r3"]);
     assert!(decide(&mut nodes, &request(22)).is_err());
     let both = GangRequest { topology: vec![required(ZONE), preferred(RACK)], ..alike(&shape(1, 1), 6) };
-    let decided = decide(&mut nodes, &both).unwrap();
-    assert_eq!(decided, ["r1-0"; 6], "a zone with all in one rack goes before a tighter zone");
+    let answer = decide(&mut nodes, &both).unwrap();
+    assert_eq!(answer, ["r1-0"; 6], "a zone with all in one rack goes before a tighter zone");
 }
 
 #[test]
@@ -226,8 +226,8 @@ fn ranks_are_laid_out_along_the_topology_and_named_nodes_are_kept() {
 fn an_elastic_gang_gets_its_first_members_and_as_many_as_fit() {
     let mut nodes = racks(&[&[4], &[5], &[2]]);
     let elastic = |minimum, topology| GangRequest { minimum, topology, ..alike(&shape(1, 1), 8) };
-    let decided = decide(&mut nodes, &elastic(3, vec![required(RACK)])).unwrap();
-    assert_eq!(decided, ["r1-0", "r1-0", "r1-0", "r1-0", "r1-0", "", "", ""]);
+    let answer = decide(&mut nodes, &elastic(3, vec![required(RACK)])).unwrap();
+    assert_eq!(answer, ["r1-0", "r1-0", "r1-0", "r1-0", "r1-0", "", "", ""]);
     assert_eq!(decide(&mut nodes, &elastic(3, vec![])).unwrap().iter().filter(|name| !name.is_empty()).count(), 8);
     assert_eq!(
         decide(&mut nodes, &elastic(6, vec![required(RACK)])).unwrap_err(),
@@ -237,9 +237,9 @@ fn an_elastic_gang_gets_its_first_members_and_as_many_as_fit() {
     let (two, three) = (shape(2, 1), shape(3, 1));
     let mixed = gang(&[(&two, None), (&three, None), (&two, None), (&three, None), (&two, None)]);
     let mixed = GangRequest { minimum: 2, ..mixed };
-    let decided = decide(&mut nodes, &mixed).unwrap();
-    assert_eq!(decided.iter().filter(|name| !name.is_empty()).count(), 4, "{decided:?}");
-    assert_eq!(decided[4], "");
+    let answer = decide(&mut nodes, &mixed).unwrap();
+    assert_eq!(answer.iter().filter(|name| !name.is_empty()).count(), 4, "{answer:?}");
+    assert_eq!(answer[4], "");
 }
 
 #[test]
@@ -282,8 +282,8 @@ fn in_namespace(mut request: GangRequest) -> GangRequest {
 fn members_that_keep_apart_see_each_other_and_who_is_there() {
     let mut nodes = racks(&[&[8], &[8], &[8], &[8]]);
     let apart = anti_affinity();
-    let decided = decide(&mut nodes, &in_namespace(alike(&apart, 4))).unwrap();
-    assert_eq!(decided.iter().collect::<BTreeSet<_>>().len(), 4);
+    let answer = decide(&mut nodes, &in_namespace(alike(&apart, 4))).unwrap();
+    assert_eq!(answer.iter().collect::<BTreeSet<_>>().len(), 4);
     let mut there = occupant(&apart);
     there.identity = Arc::new(Identity { namespace: "ns".to_owned(), ..Identity::default() });
     nodes.put("r2-0", there);

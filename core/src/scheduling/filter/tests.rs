@@ -8,11 +8,18 @@ use super::super::selector::{Operator, Requirement};
 use super::super::{POD_SLOT, RESOURCE_PODS};
 use super::*;
 
+/// Amounts in thousandths, by resource.
+type Asked<'a> = &'a [(&'a str, i128)];
+/// Labels of a node.
+type Labels<'a> = &'a [(&'a str, &'a str)];
+/// Values of labels, by name.
+type Zones<'a> = &'a [(&'a str, &'a [&'a str])];
+
 const GPU: &str = "nvidia.com/gpu";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const OLD_ZONE: &str = "failure-domain.beta.kubernetes.io/zone";
 
-fn amounts(of: &[(&str, i128)]) -> Amounts {
+fn amounts(of: Asked<'_>) -> Amounts {
     of.iter().map(|(resource, milli)| ((*resource).to_owned(), *milli)).collect()
 }
 
@@ -24,11 +31,11 @@ fn node() -> NodeState {
     }
 }
 
-fn labelled(labels: &[(&str, &str)]) -> NodeState {
+fn labelled(labels: Labels<'_>) -> NodeState {
     NodeState { labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(), ..node() }
 }
 
-fn shape(of: &[(&str, i128)]) -> Shape {
+fn shape(of: Asked<'_>) -> Shape {
     let mut requests = amounts(of);
     requests.set(RESOURCE_PODS, POD_SLOT);
     Shape { requests, ..Shape::default() }
@@ -213,7 +220,7 @@ fn a_port_of_the_node_is_given_once() {
 
 #[test]
 fn resources_are_compared_with_what_is_free() {
-    let cases: [(&str, &[(&str, i128)], &[(&str, i128)], Option<Why>); 9] = [
+    let cases: [(&str, Asked<'_>, Asked<'_>, Option<Why>); 9] = [
         ("all of it", &[], &[("cpu", 8000), (GPU, 8000)], None),
         ("more than there is", &[], &[("cpu", 8001)], Some(Why::TooSmall("cpu".into()))),
         ("more than is free", &[("cpu", 1000)], &[("cpu", 7001)], Some(Why::InUse("cpu".into()))),
@@ -264,16 +271,16 @@ fn a_driver_attaches_each_volume_once_and_not_more_than_its_limit() {
         with_volumes(VolumeNeeds { attached: [(driver.to_owned(), volumes)].into(), ..VolumeNeeds::default() })
     };
     let limited = |driver: &str, limit| NodeState { volume_limits: [(driver.to_owned(), limit)].into(), ..node() };
-    let cases: [(&str, NodeState, &[&str], &[&str], bool); 6] = [
-        ("up to the limit", limited("d", 3), &["a", "b"], &["c"], true),
-        ("beyond it", limited("d", 2), &["a", "b"], &["c"], false),
-        ("one that is attached already", limited("d", 2), &["a", "b"], &["b"], true),
-        ("only those that are attached, over the limit", limited("d", 1), &["a", "b"], &["b"], true),
-        ("none may be attached", limited("d", 0), &[], &["a"], false),
-        ("another driver's limit", limited("e", 0), &[], &["a"], true),
+    let cases = [
+        ("up to the limit", limited("d", 3), vec!["a", "b"], vec!["c"], true),
+        ("beyond it", limited("d", 2), vec!["a", "b"], vec!["c"], false),
+        ("one that is attached already", limited("d", 2), vec!["a", "b"], vec!["b"], true),
+        ("only those that are attached, over the limit", limited("d", 1), vec!["a", "b"], vec!["b"], true),
+        ("none may be attached", limited("d", 0), vec![], vec!["a"], false),
+        ("another driver's limit", limited("e", 0), vec![], vec!["a"], true),
     ];
     for (what, node, there, mine, fits) in cases {
-        let why = judge(&node, &[&attaching("d", there)], &attaching("d", mine));
+        let why = judge(&node, &[&attaching("d", &there)], &attaching("d", &mine));
         assert_eq!(why, (!fits).then(|| Why::TooManyVolumes("d".into())), "{what}");
     }
 }
@@ -306,7 +313,7 @@ fn volumes_must_be_reachable() {
 #[test]
 fn volumes_with_a_zone_stay_in_it() {
     let region = "topology.kubernetes.io/region";
-    let cases: [(&str, &[(&str, &str)], &[(&str, &[&str])], bool); 8] = [
+    let cases: [(&str, Labels<'_>, Zones<'_>, bool); 8] = [
         ("the same zone", &[(ZONE, "z1")], &[(ZONE, &["z1"])], true),
         ("one of its zones", &[(ZONE, "z1")], &[(ZONE, &["z2", "z1"])], true),
         ("another zone", &[(ZONE, "z1")], &[(ZONE, &["z2"])], false),

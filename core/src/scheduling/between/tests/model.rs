@@ -123,7 +123,7 @@ fn any_shape() -> impl Strategy<Value = Shape> {
         prop::collection::vec(any_term(), 0..2),
         prop::collection::vec(any_term(), 0..2),
         prop::collection::vec((-100..100i32, any_term()), 0..2),
-        prop::collection::vec(any_spread(), 0..3),
+        prop::collection::vec(any_spread(), 0..4),
     );
     let volume = prop::option::weighted(0.1, any::<bool>());
     (coupling, any::<bool>(), volume).prop_map(|((affinity, anti_affinity, preferred, spread), picky, volume)| {
@@ -176,26 +176,31 @@ proptest! {
         mut nodes in any_nodes(),
         first in prop::collection::vec(any_occupant(), 0..6),
         then in prop::collection::vec((any_occupant(), any::<bool>()), 0..6),
+        relabelled in prop::option::weighted(0.2, 0..6usize),
         shape in any_shape(),
         identity in any_identity(),
         other in any_identity(),
     ) {
+        let (shape, identity, other) = (Arc::new(shape), Arc::new(identity), Arc::new(other));
+        let mut ids = Vec::new();
         for (node, occupant) in first {
-            nodes.put(&node.to_string(), occupant);
+            ids.push(nodes.put(&node.to_string(), occupant));
         }
         let mut surroundings = Surroundings::new(&nodes, &shape, &identity);
         for ((node, occupant), stays) in then {
-            // Numbers of nodes that nobody knows are given again: only known ones are told.
-            let Some(ix) = nodes.ix(&node.to_string()).filter(|ix| nodes.node(*ix).is_some()) else { continue };
-            let id = nodes.put_at(ix, occupant.clone());
-            surroundings.add(&nodes, ix, &occupant);
+            ids.push(nodes.put(&node.to_string(), occupant));
             if !stays {
-                nodes.take_off(id);
-                surroundings.remove(&nodes, ix, &occupant);
+                nodes.take_off(ids.swap_remove(node % ids.len()));
             }
         }
-        for identity in [&identity, &other] {
-            surroundings.turn_to(&nodes, identity);
+        if let Some(at) = relabelled {
+            nodes.set(node(&at.to_string(), &[(HOST, &at.to_string()), (ZONE, "2")]));
+        }
+        surroundings.follow(&nodes);
+        for (identity, turned) in [(&identity, false), (&other, true)] {
+            if turned {
+                surroundings.turn_to(&nodes, identity);
+            }
             let anew = Surroundings::new(&nodes, &shape, identity);
             for (ix, node, _) in nodes.iter() {
                 let why = why_not(&nodes, node, &shape, identity);

@@ -6,11 +6,13 @@ use super::*;
 
 const PORT: u16 = 80;
 
+/// GPUs, CPUs, cordoned, has an SSD, rack, island, closed.
+type Given = (i128, i128, bool, bool, Option<u8>, Option<u8>, bool);
+
 /// Few nodes, few members; everything that a decision on one node alone looks at.
 #[derive(Clone, Debug)]
 struct Case {
-    /// GPUs, CPUs, cordoned, has an SSD, rack, island, closed.
-    nodes: Vec<(i128, i128, bool, bool, Option<u8>, Option<u8>, bool)>,
+    nodes: Vec<Given>,
     taken: Vec<(i128, i128, bool)>,
     /// GPUs, CPUs, needs an SSD, takes a port.
     shapes: Vec<(i128, i128, bool, bool)>,
@@ -24,11 +26,11 @@ fn cases(kinds: usize) -> impl Strategy<Value = Case> {
     let seldom = prop::bool::weighted(0.15);
     let domain = prop::option::weighted(0.85, 0..2_u8);
     let nodes = prop::collection::vec(
-        (0..5_i128, 1..6_i128, often.prop_map(|ready| !ready), any::<bool>(), domain.clone(), domain, seldom.clone()),
+        (0..5_i128, 1..6_i128, often.prop_map(|ready| !ready), any::<bool>(), domain.clone(), domain, seldom),
         1..5,
     );
-    let taken = prop::collection::vec((0..3_i128, 0..3_i128, seldom.clone()), 4);
-    let shapes = prop::collection::vec((0..4_i128, 1..4_i128, seldom.clone(), seldom), 1..=kinds);
+    let taken = prop::collection::vec((0..3_i128, 0..3_i128, seldom), 4);
+    let shapes = prop::collection::vec((0..4_i128, 1..4_i128, seldom, seldom), 1..=kinds);
     let members = prop::collection::vec((0..kinds, prop::option::of(0..4_usize)), 1..5);
     let level = |key: &str| {
         let key = key.to_owned();
@@ -212,8 +214,8 @@ proptest! {
         let (mut nodes, request) = case.build();
         let named: Option<Vec<&str>> = request.members.iter().map(|m| m.node.as_deref()).collect();
         if let Some(named) = named && valid(&nodes, &request, &named) {
-            let decided = Decider::default().decide(&mut nodes, &request).unwrap();
-            prop_assert_eq!(placed(&decided), named);
+            let answer = Decider::default().decide(&mut nodes, &request).unwrap();
+            prop_assert_eq!(placed(&answer), named);
         }
     }
 }
@@ -221,7 +223,7 @@ proptest! {
 /// What may happen between two decisions.
 #[derive(Clone, Debug)]
 enum Step {
-    Node(usize, (i128, i128, bool, bool, Option<u8>, Option<u8>, bool)),
+    Node(usize, Given),
     NodeGone(usize),
     Put(usize, usize),
     TakeOff(usize),
@@ -267,10 +269,10 @@ proptest! {
                     let (_, mut request) = Case { shapes: start.shapes.clone(), ..case }.build();
                     request.closed = Arc::default();
                     let before = look(&nodes);
-                    let decided = decider.decide(&mut nodes, &request);
+                    let answer = decider.decide(&mut nodes, &request);
                     prop_assert_eq!(before, look(&nodes));
                     prop_assert_eq!(decider.might_fit(&nodes, &request), Decider::default().might_fit(&nodes, &request));
-                    prop_assert_eq!(decided, Decider::default().decide(&mut nodes, &request));
+                    prop_assert_eq!(answer, Decider::default().decide(&mut nodes, &request));
                 }
             }
         }

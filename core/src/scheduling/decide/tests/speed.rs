@@ -17,7 +17,7 @@ fn site() -> Nodes {
     }))
 }
 
-/// Takes what was decided.
+/// Takes what was answer.
 fn take(nodes: &mut Nodes, request: &GangRequest, assignment: &Assignment) {
     for (member, node) in request.members.iter().zip(&assignment.nodes) {
         nodes.put(node.as_ref().unwrap(), occupant(&member.shape));
@@ -51,8 +51,8 @@ fn single_pods() {
     let (mut first, mut next) = (Vec::new(), Vec::new());
     for pod in 0..10_000 {
         let times = if pod == 0 { &mut first } else { &mut next };
-        let decided = timed(times, || decider.decide(&mut nodes, &request)).unwrap();
-        take(&mut nodes, &request, &decided);
+        let answer = timed(times, || decider.decide(&mut nodes, &request)).unwrap();
+        take(&mut nodes, &request, &answer);
     }
     print("first pod of a class", &mut first);
     print("next pods", &mut next);
@@ -81,8 +81,8 @@ fn gangs_of_one_rack() {
         let (mut first, mut next) = (Vec::new(), Vec::new());
         for pod in 0..50 {
             let times = if pod == 0 { &mut first } else { &mut next };
-            let decided = timed(times, || decider.decide(&mut nodes, &request)).unwrap();
-            take(&mut nodes, &request, &decided);
+            let answer = timed(times, || decider.decide(&mut nodes, &request)).unwrap();
+            take(&mut nodes, &request, &answer);
         }
         print(&format!("first gang of {count}"), &mut first);
         print(&format!("gangs of {count}"), &mut next);
