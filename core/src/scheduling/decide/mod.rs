@@ -24,6 +24,7 @@ use self::trial::Trial;
 use super::between::is_coupled;
 use super::filter::{Why, why_not};
 use super::nodes::{NodeIx, Nodes};
+use super::pod::Shape;
 use super::refusal::{DomainRoom, GangRefusal};
 
 /// Decides gangs on the nodes of one Site.
@@ -49,21 +50,31 @@ impl Decider {
     /// # Errors
     /// [`GangRefusal`] when the members do not fit all together.
     pub fn decide(&mut self, nodes: &mut Nodes, request: &GangRequest) -> Result<Assignment, Box<GangRefusal>> {
+        self.assign(nodes, request).ok_or_else(|| Box::new(self.refusal(nodes, request)))
+    }
+
+    /// [`Decider::decide`] for those who do not ask why: to find out why looks at every node.
+    pub fn assign(&mut self, nodes: &mut Nodes, request: &GangRequest) -> Option<Assignment> {
         let kinds = Kinds::of(&request.members);
         let keys = Keys::of(&request.topology);
         if any_coupled(nodes, request) {
-            let mut trial = Trial::new(&mut self.classes, nodes, request, &kinds, &keys);
-            return trial.most(coupled::place).ok_or_else(|| Box::new(coupled::refusal(&mut trial)));
+            return Trial::new(&mut self.classes, nodes, request, &kinds, &keys).most(coupled::place);
         }
-        if kinds.shapes.len() <= 1 {
-            return self.decide_alike(nodes, request, &kinds, &keys);
+        match &kinds.shapes[..] {
+            [] => Some(Assignment::default()),
+            [shape] => self.assign_alike(nodes, request, shape, &keys),
+            _ => Trial::new(&mut self.classes, nodes, request, &kinds, &keys).most(mixed::place),
         }
-        if let Some(refusal) = self.short_of_one(nodes, request, &kinds, &keys) {
-            return Err(Box::new(refusal));
+    }
+
+    /// Why such a gang, which was not assigned, does not fit.
+    fn refusal(&mut self, nodes: &mut Nodes, request: &GangRequest) -> GangRefusal {
+        let kinds = Kinds::of(&request.members);
+        let keys = Keys::of(&request.topology);
+        if any_coupled(nodes, request) {
+            return coupled::refusal(&mut Trial::new(&mut self.classes, nodes, request, &kinds, &keys));
         }
-        Trial::new(&mut self.classes, nodes, request, &kinds, &keys)
-            .most(mixed::place)
-            .ok_or_else(|| Box::new(together(nodes, request, &keys)))
+        self.short_of_one(nodes, request, &kinds, &keys).unwrap_or_else(|| together(nodes, request, &keys))
     }
 
     /// Whether the gang may fit: `false` says that [`Decider::decide`] would refuse it. Exact for a gang of one shape
@@ -92,25 +103,23 @@ impl Decider {
     }
 
     /// A gang of one shape: exact, by counting.
-    fn decide_alike(
+    fn assign_alike(
         &mut self,
         nodes: &Nodes,
         request: &GangRequest,
-        kinds: &Kinds,
+        shape: &Arc<Shape>,
         keys: &Keys,
-    ) -> Result<Assignment, Box<GangRefusal>> {
-        let Some(shape) = kinds.shapes.first() else { return Ok(Assignment::default()) };
+    ) -> Option<Assignment> {
         let mut view = View::new(self.classes.get(nodes, shape, keys), keys, &request.closed);
         let groups = view.groups();
-        let most = groups.iter().map(|group| group.room).max().unwrap_or(0);
+        let most = groups.iter().map(|group| group.room).max()?;
         let count = request.members.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        if count < request.least() {
+            return None;
+        }
         let wishes = wishes(nodes, &request.members[..count], &view);
         let named: Vec<NodeIx> = wishes.iter().map(|(_, ix)| *ix).collect();
-        let group = if count < request.least() { None } else { view.choose(&groups, count as u64, &named) };
-        let Some(group) = group else {
-            let refusal = self.short_of_one(nodes, request, kinds, keys);
-            return Err(Box::new(refusal.unwrap_or_else(|| together(nodes, request, keys))));
-        };
+        let group = view.choose(&groups, count as u64, &named)?;
         let mut chosen: Vec<Option<NodeIx>> = vec![None; request.members.len()];
         let mut fixed = Vec::with_capacity(wishes.len());
         for (member, ix) in wishes {
@@ -124,7 +133,7 @@ impl Decider {
         for (node, ix) in open.zip(rest) {
             *node = Some(ix);
         }
-        Ok(Assignment::of(nodes, &chosen))
+        Some(Assignment::of(nodes, &chosen))
     }
 
     /// The refusal, if there is too little room for the members of one of the shapes whatever becomes of the others.
