@@ -64,15 +64,6 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// A part of the Site that a gang's pods are to share.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Level {
-    /// Node label whose values name the parts.
-    pub key: String,
-    /// The gang waits for it; otherwise it is only preferred.
-    pub required: bool,
-}
-
 /// Why an object cannot be scheduled as it is written, for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSupported {

@@ -58,7 +58,7 @@ impl ClaimFacts {
     pub fn of(claim: PersistentVolumeClaim) -> Self {
         let meta = claim.metadata.unwrap_or_default();
         let spec = claim.spec.unwrap_or_default();
-        let bound = meta.annotations.contains_key(BIND_COMPLETED) && !spec.volume_name.is_empty();
+        let bound = meta.annotation(BIND_COMPLETED).is_some() && !spec.volume_name.is_empty();
         Self {
             key: ObjectKey::of(&meta),
             volume: if bound { Some(spec.volume_name) } else { None },
@@ -204,12 +204,12 @@ fn written_out(source: &VolumeSource, needs: &mut VolumeNeeds) {
         }
     }
     let migrated = Migrated {
-        gce: source.gce_persistent_disk.as_ref(),
+        gce: source.gce_persistent_disk.as_deref(),
         zone: None,
-        aws: source.aws_elastic_block_store.as_ref(),
-        azure: source.azure_disk.as_ref(),
-        cinder: source.cinder.as_ref(),
-        portworx: source.portworx_volume.as_ref(),
+        aws: source.aws_elastic_block_store.as_deref(),
+        azure: source.azure_disk.as_deref(),
+        cinder: source.cinder.as_deref(),
+        portworx: source.portworx_volume.as_deref(),
     };
     if let Some((driver, disk)) = migrated.attached() {
         needs.attached.entry(driver).or_default().insert(disk);

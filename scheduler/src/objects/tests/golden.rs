@@ -1,6 +1,6 @@
 //! Objects as Kubernetes itself encodes them; see golden/README.md.
 
-use atoll_core::scheduling::{Effect, Operator, Selector, TolerationValue};
+use atoll_core::scheduling::{Effect, Level, Operator, Selector, TolerationValue};
 use prost::bytes::Bytes;
 
 use super::*;
