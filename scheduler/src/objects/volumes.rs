@@ -158,7 +158,7 @@ impl Migrated<'_> {
     }
 }
 
-/// EBS volumes are named by their ID, or by "aws://zone/ID".
+/// EBS volumes are named by their ID, or by `aws://zone/ID`.
 fn ebs_volume(name: &str) -> Option<&str> {
     let Some(path) = name.strip_prefix("aws://") else { return Some(name) };
     let (_zone, id) = path.split_once('/')?;

@@ -5,6 +5,7 @@
 //! through everything that the scheduler itself does with them: protobuf, facts, volumes, filters.
 //!
 //! `ATOLL_FUZZ_PAIRS` is how many pairs of a pod and a node are to be judged, `ATOLL_SEED` what the chance comes from.
+#![allow(clippy::expect_used, clippy::panic, reason = "this is a test")]
 
 mod frames;
 mod tally;

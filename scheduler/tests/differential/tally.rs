@@ -1,7 +1,7 @@
 //! What was judged, and how.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Filters that no pod can fail that has no node yet.
 const NEVER: &[&str] = &["NodeName"];
@@ -54,7 +54,7 @@ impl Tally {
         for (bit, (no, alone)) in self.no.iter_mut().zip(&mut self.alone).enumerate() {
             if theirs & (1 << bit) != 0 {
                 *no += 1;
-                *alone += u64::from(theirs.count_ones() == 1);
+                *alone += u64::from(theirs.is_power_of_two());
             }
         }
     }
@@ -89,7 +89,7 @@ impl Tally {
             let Disagreement { world, pod, node, theirs, ours } = one;
             let theirs =
                 if theirs.is_empty() { "fits".to_owned() } else { format!("refused by {}", theirs.join(", ")) };
-            text += &format!("world {world}, {pod} on {node}: kube-scheduler: {theirs}; we: {ours}\n");
+            writeln!(text, "world {world}, {pod} on {node}: kube-scheduler: {theirs}; we: {ours}").ok();
         }
         text
     }

@@ -146,7 +146,7 @@ impl World {
             assert_eq!(theirs.len(), self.order.len(), "a verdict for each node");
             let asking = asked.as_ref().ok().map(|shape| self.asking(pod, shape, kept.as_ref()));
             // A plugin that says no before nodes are looked at says it of each, and the others were not asked.
-            let early = theirs.iter().all(|no| no.count_ones() == 1 && *no == theirs[0]);
+            let early = theirs.iter().all(|no| no.is_power_of_two() && *no == theirs[0]);
             for (ix, theirs) in self.order.iter().zip(theirs) {
                 let wrong = match (&asking, asked) {
                     (Some(asking), _) => self.judge(asking, *ix, *theirs, early, tally),
