@@ -46,6 +46,11 @@ test-unit: ## Tests that need no control plane
 test: tools build ## All tests, those on real API servers included; ends with a count
 	hack/test.sh
 
+.PHONY: fuzz-scheduler
+fuzz-scheduler: tools ## Compare 1,000,000 pairs of pod and node with kube-scheduler's filters; PAIRS=, ATOLL_SEED=
+	ATOLL_FUZZ_PAIRS=$(or $(PAIRS),1000000) ATOLL_SEED=$${ATOLL_SEED:-$$SRANDOM} \
+		$(CARGO) test -p atoll-scheduler --test differential -- --nocapture
+
 .PHONY: demo
 demo: tools ## A network on this machine, step by step; CHECK=1: verify, time and clean up
 	$(CARGO) build --release --workspace --bins
