@@ -41,6 +41,6 @@ pub struct NodeState {
     pub unschedulable: bool,
     /// Why nothing may be put here although no taint says so: it is being deleted, or its amounts cannot be read.
     pub unusable: bool,
-    /// How many volumes of a CSI driver may be attached; drivers without an entry have no limit. From its CSINode.
+    /// How many volumes of a CSI driver may be attached; drivers without an entry have no limit. From its `CSINode`.
     pub volume_limits: BTreeMap<String, u32>,
 }

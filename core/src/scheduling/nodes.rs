@@ -48,6 +48,23 @@ pub struct Occupant {
     pub stage: Stage,
 }
 
+/// Someone who was taken off for a while.
+#[derive(Debug)]
+#[must_use = "who is set aside must be put back"]
+pub struct Aside {
+    id: OccupantId,
+    node: NodeIx,
+    occupant: Occupant,
+}
+
+impl Aside {
+    /// Where it was.
+    #[must_use]
+    pub fn node(&self) -> NodeIx {
+        self.node
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Place {
     node: NodeIx,
@@ -79,6 +96,8 @@ pub struct Nodes {
     next: u64,
     /// Occupants that keep others away by required anti-affinity.
     repelling: BTreeSet<OccupantId>,
+    /// Their shapes, by address, with how many of them there are.
+    repelling_shapes: BTreeMap<usize, (Arc<Shape>, usize)>,
     log: VecDeque<NodeIx>,
     /// Number of the first entry of `log`.
     logged_from: u64,
@@ -116,22 +135,36 @@ impl Nodes {
     pub fn put_at(&mut self, ix: NodeIx, occupant: Occupant) -> OccupantId {
         self.next += 1;
         let id = OccupantId(self.next);
+        self.insert(id, ix, occupant);
+        id
+    }
+
+    fn insert(&mut self, id: OccupantId, ix: NodeIx, occupant: Occupant) {
         if let Some(room) = self.rooms[ix.index()].as_mut() {
             room.used.add(&occupant.shape.requests);
             room.occupants.insert(id);
         }
         if !occupant.shape.coupling.anti_affinity.is_empty() {
             self.repelling.insert(id);
+            let address = Arc::as_ptr(&occupant.shape).addr();
+            self.repelling_shapes.entry(address).or_insert_with(|| (Arc::clone(&occupant.shape), 0)).1 += 1;
         }
         self.places.insert(id, Place { node: ix, occupant });
         self.changed(ix);
-        id
     }
 
     /// Takes someone off again.
     pub fn take_off(&mut self, id: OccupantId) -> Option<Occupant> {
         let Place { node, occupant } = self.places.remove(&id)?;
-        self.repelling.remove(&id);
+        if self.repelling.remove(&id) {
+            let address = Arc::as_ptr(&occupant.shape).addr();
+            if let Some((_, count)) = self.repelling_shapes.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.repelling_shapes.remove(&address);
+                }
+            }
+        }
         if let Some(room) = self.rooms[node.index()].as_mut() {
             room.used.subtract(&occupant.shape.requests);
             room.occupants.remove(&id);
@@ -139,6 +172,20 @@ impl Nodes {
         self.changed(node);
         self.forget_if_empty(node);
         Some(occupant)
+    }
+
+    /// Takes someone off who is to come back by [`Nodes::put_back`] under the same id: to see what would be without.
+    pub fn set_aside(&mut self, id: OccupantId) -> Option<Aside> {
+        let node = self.places.get(&id)?.node;
+        // A node that nobody knows may be forgotten with its last occupant; there is nothing to see on it either.
+        self.room(node)?.state.as_ref()?;
+        let occupant = self.take_off(id)?;
+        Some(Aside { id, node, occupant })
+    }
+
+    /// Undoes [`Nodes::set_aside`].
+    pub fn put_back(&mut self, aside: Aside) {
+        self.insert(aside.id, aside.node, aside.occupant);
     }
 
     /// The node's number.
@@ -201,6 +248,11 @@ impl Nodes {
         self.repelling.iter().filter_map(|id| self.occupant(*id))
     }
 
+    /// The shapes of everyone who keeps others away by required anti-affinity; each once where equal shapes are shared.
+    pub fn repelling_shapes(&self) -> impl Iterator<Item = &Shape> {
+        self.repelling_shapes.values().map(|(shape, _)| &**shape)
+    }
+
     /// The number of the latest change.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -219,8 +271,7 @@ impl Nodes {
             return *ix;
         }
         let name: Arc<str> = Arc::from(name);
-        let room =
-            Room { name: Arc::clone(&name), state: None, used: Amounts::default(), occupants: BTreeSet::new() };
+        let room = Room { name: Arc::clone(&name), state: None, used: Amounts::default(), occupants: BTreeSet::new() };
         let ix = self.vacant.pop().unwrap_or_else(|| {
             self.rooms.push(None);
             NodeIx(u32::try_from(self.rooms.len() - 1).unwrap_or(u32::MAX))

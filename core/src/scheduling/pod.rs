@@ -4,8 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::amounts::Amounts;
-use super::node::Effect;
-use super::selector::{Requirement, Selector};
+use super::node::{Effect, NodeState, Taint};
+use super::selector::{Operator, Requirement, Selector};
+
+/// The address that stands for every one of a node.
+const EVERY_ADDRESS: &str = "0.0.0.0";
+/// Labels of nodes and volumes that tell where they are: the old name and today's.
+const ZONE_LABELS: [[&str; 2]; 2] = [
+    ["failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"],
+    ["failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"],
+];
 
 /// What one pod asks for. Pods of one shape are alike for a decision, so a shape is kept once and shared
 /// (`Arc`); who the pod is stands in [`Identity`].
@@ -27,6 +35,27 @@ pub struct Shape {
     pub volumes: VolumeNeeds,
     /// What it asks of other pods.
     pub coupling: Coupling,
+}
+
+impl Shape {
+    /// Whether one of the tolerations is about this taint.
+    #[must_use]
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        self.tolerations.iter().any(|toleration| toleration.tolerates(taint))
+    }
+
+    /// The first taint that keeps the pod away; preferences do not.
+    #[must_use]
+    pub fn untolerated<'a>(&self, node: &'a NodeState) -> Option<&'a Taint> {
+        node.taints.iter().find(|taint| taint.effect != Effect::PreferNoSchedule && !self.tolerates(taint))
+    }
+
+    /// Whether the node selector and the required node affinity match.
+    #[must_use]
+    pub fn selects(&self, node: &NodeState) -> bool {
+        self.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+            && self.affinity.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
+    }
 }
 
 /// Who a pod is to others' affinities.
@@ -51,6 +80,26 @@ pub struct Toleration {
     pub effect: Option<Effect>,
 }
 
+impl Toleration {
+    fn tolerates(&self, taint: &Taint) -> bool {
+        self.effect.is_none_or(|effect| effect == taint.effect)
+            && self.key.as_ref().is_none_or(|key| *key == taint.key)
+            && match &self.value {
+                TolerationValue::Any => true,
+                TolerationValue::Equal(value) => *value == taint.value,
+                TolerationValue::Above(least) => decimal(&taint.value).is_some_and(|value| value > *least),
+                TolerationValue::Below(most) => decimal(&taint.value).is_some_and(|value| value < *most),
+            }
+    }
+}
+
+/// An integer as Kubernetes writes them in taints: neither a plus sign nor leading zeros.
+fn decimal(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let plain = text == "0" || digits.bytes().next().is_some_and(|first| matches!(first, b'1'..=b'9'));
+    if plain { text.parse().ok() } else { None }
+}
+
 /// What a toleration says of a taint's value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TolerationValue {
@@ -73,6 +122,28 @@ pub struct NodeTerm {
     pub name: Vec<Requirement>,
 }
 
+impl NodeTerm {
+    /// Whether a node matches.
+    #[must_use]
+    pub fn matches(&self, node: &NodeState) -> bool {
+        self.matches_labels(node) && self.name.iter().all(|one| names(one, Some(&node.name)))
+    }
+
+    /// Whether a node matches that is known by its labels only, as volumes know them: its name is not looked at.
+    fn matches_labels(&self, node: &NodeState) -> bool {
+        (!self.labels.is_empty() || !self.name.is_empty())
+            && self.name.iter().all(|one| names(one, None))
+            && self.labels.iter().all(|one| one.matches(node.labels.get(&one.key).map(String::as_str)))
+    }
+}
+
+/// Whether a comparison of names can be made at all and, given a name, holds: with one value, one of two operators.
+fn names(one: &Requirement, name: Option<&str>) -> bool {
+    one.values.len() == 1
+        && matches!(one.operator, Operator::In | Operator::NotIn)
+        && name.is_none_or(|name| one.matches(Some(name)))
+}
+
 /// A port of the node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
@@ -84,18 +155,48 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl HostPort {
+    /// Whether two pods with these ports cannot share a node.
+    #[must_use]
+    pub fn clashes(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || self.ip == EVERY_ADDRESS || other.ip == EVERY_ADDRESS)
+    }
+}
+
 /// What a pod's volumes ask of its node, read from their claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeNeeds {
-    /// Node affinities of its persistent volumes: of each, one term must match.
+    /// Required node affinities of its persistent volumes: of each, one term must match by its labels.
     pub affinities: Vec<Vec<NodeTerm>>,
-    /// Zone and region labels of its volumes: the node's label must have one of the values if the node has such a
-    /// label at all.
+    /// Zone and region labels of its volumes, old names as they are: a node that has any such label must have each of
+    /// these with one of its values.
     pub zones: Vec<(String, BTreeSet<String>)>,
     /// Volumes to attach, by CSI driver.
     pub attached: BTreeMap<String, BTreeSet<String>>,
     /// Disks that only one pod of a node, or of the cluster, may use for writing.
     pub exclusive: BTreeSet<ExclusiveVolume>,
+}
+
+impl VolumeNeeds {
+    /// Whether the volumes can be reached from a node, as far as labels tell.
+    #[must_use]
+    pub fn reachable_from(&self, node: &NodeState) -> bool {
+        self.affinities.iter().all(|terms| terms.iter().any(|term| term.matches_labels(node)))
+            && (self.zones.is_empty() || self.in_zones_of(node))
+    }
+
+    fn in_zones_of(&self, node: &NodeState) -> bool {
+        if !ZONE_LABELS.iter().flatten().any(|label| node.labels.contains_key(*label)) {
+            return true;
+        }
+        self.zones.iter().all(|(label, values)| {
+            let renamed = ZONE_LABELS.iter().find(|[old, _]| old == label).map_or(label.as_str(), |[_, new]| *new);
+            let there = node.labels.get(label).or_else(|| node.labels.get(renamed));
+            there.is_some_and(|value| values.contains(value))
+        })
+    }
 }
 
 /// A volume that cannot be shared freely.
@@ -107,6 +208,14 @@ pub struct ExclusiveVolume {
     pub read_only: bool,
     /// Nobody else in the whole cluster may use it (`ReadWriteOncePod`), not only nobody on the node.
     pub anywhere: bool,
+}
+
+impl ExclusiveVolume {
+    /// Whether two pods with these volumes cannot share a node.
+    #[must_use]
+    pub fn clashes(&self, other: &Self) -> bool {
+        self.id == other.id && (self.anywhere || other.anywhere || !(self.read_only && other.read_only))
+    }
 }
 
 /// What a pod asks of other pods.
@@ -128,6 +237,12 @@ impl Coupling {
     pub fn is_none(&self) -> bool {
         self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred.is_empty() && self.spread.is_empty()
     }
+
+    /// Whether a pod like this is kept away by required anti-affinity.
+    #[must_use]
+    pub fn repels(&self, identity: &Identity) -> bool {
+        self.anti_affinity.iter().any(|term| term.matches(identity))
+    }
 }
 
 /// Other pods, and the domain in which they are looked for.
@@ -141,6 +256,15 @@ pub struct PodTerm {
     pub namespaces: BTreeSet<String>,
     /// … and in those whose labels match.
     pub namespace_selector: Selector,
+}
+
+impl PodTerm {
+    /// Whether it is about a pod like this.
+    #[must_use]
+    pub fn matches(&self, identity: &Identity) -> bool {
+        (self.namespaces.contains(&identity.namespace) || self.namespace_selector.matches(&identity.namespace_labels))
+            && self.pods.matches(&identity.labels)
+    }
 }
 
 /// A topology spread constraint.

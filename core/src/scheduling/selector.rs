@@ -32,15 +32,17 @@ pub struct Requirement {
 
 impl Requirement {
     /// Whether this value of the label satisfies it; `None`: there is no such label.
+    ///
+    /// Nothing satisfies a comparison with a number of values that its operator cannot have.
     #[must_use]
     pub fn matches(&self, value: Option<&str>) -> bool {
         let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
         let bound = || if self.values.len() == 1 { number(self.values.first().map(String::as_str)) } else { None };
         match self.operator {
             Operator::In => value.is_some_and(|v| self.values.iter().any(|one| one == v)),
-            Operator::NotIn => value.is_none_or(|v| self.values.iter().all(|one| one != v)),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
+            Operator::NotIn => !self.values.is_empty() && value.is_none_or(|v| self.values.iter().all(|one| one != v)),
+            Operator::Exists => self.values.is_empty() && value.is_some(),
+            Operator::DoesNotExist => self.values.is_empty() && value.is_none(),
             Operator::Gt => number(value).zip(bound()).is_some_and(|(v, least)| v > least),
             Operator::Lt => number(value).zip(bound()).is_some_and(|(v, most)| v < most),
         }
@@ -63,9 +65,7 @@ impl Selector {
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Nothing => false,
-            Self::All(requirements) => {
-                requirements.iter().all(|r| r.matches(labels.get(&r.key).map(String::as_str)))
-            }
+            Self::All(requirements) => requirements.iter().all(|r| r.matches(labels.get(&r.key).map(String::as_str))),
         }
     }
 }

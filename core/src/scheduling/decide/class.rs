@@ -1,0 +1,316 @@
+//! What is known of one shape on every node, kept up to date from the nodes' changes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::cost::{Cost, cost};
+use crate::scheduling::filter::room_for;
+use crate::scheduling::node::NodeState;
+use crate::scheduling::nodes::{NodeIx, Nodes};
+use crate::scheduling::pod::Shape;
+
+/// How many nodes all classes together know of, about 120 bytes each.
+const MAX_ENTRIES: usize = 1 << 20;
+/// What a class takes beside what it knows of nodes, as so many of those.
+const OWN_ENTRIES: usize = 64;
+/// Ways to divide the nodes into domains that are kept for one shape.
+const MAX_GROUPINGS: usize = 8;
+
+/// Node labels whose values are domains: first the `required` ones, then the preferred ones, each coarse to fine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Keys {
+    pub(super) labels: Vec<String>,
+    pub(super) required: usize,
+}
+
+impl Keys {
+    /// The node's values.
+    pub(super) fn value<'a>(&'a self, node: &'a NodeState) -> impl Iterator<Item = Option<&'a str>> {
+        self.labels.iter().map(|label| node.labels.get(label).map(String::as_str))
+    }
+
+    /// The first required label that the node lacks: it is outside of every domain.
+    pub(super) fn lacks(&self, node: &NodeState) -> Option<&str> {
+        self.labels.iter().take(self.required).map(String::as_str).find(|label| !node.labels.contains_key(*label))
+    }
+}
+
+/// Values of [`Keys`], which name a domain. Only a preferred one may be absent.
+pub(super) type Values = Arc<[Option<Arc<str>>]>;
+
+/// A node with room for a pod of the class; the best one first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Candidate {
+    pub(super) cost: Cost,
+    pub(super) name: Arc<str>,
+    pub(super) ix: NodeIx,
+}
+
+/// A candidate and how many pods it takes; never none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Slot {
+    copies: u32,
+    candidate: Candidate,
+}
+
+/// Nodes with room, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Domain {
+    /// How many pods they take in all.
+    pub(super) room: u64,
+    pub(super) candidates: BTreeSet<Candidate>,
+}
+
+impl Domain {
+    fn add(&mut self, slot: &Slot) {
+        self.room += u64::from(slot.copies);
+        self.candidates.insert(slot.candidate.clone());
+    }
+
+    fn remove(&mut self, slot: &Slot) {
+        self.room -= u64::from(slot.copies);
+        self.candidates.remove(&slot.candidate);
+    }
+}
+
+/// The nodes with room by the domain that they are in; nodes outside of the required ones are left out.
+#[derive(Clone, Debug, Default)]
+struct Grouping {
+    of_node: Vec<Option<Values>>,
+    domains: BTreeMap<Values, Domain>,
+}
+
+impl Grouping {
+    fn of(class: &Class, keys: &Keys, nodes: &Nodes) -> Self {
+        let mut known: HashMap<Vec<Option<&str>>, (Values, Vec<Candidate>, u64)> = HashMap::new();
+        let mut of_node = vec![None; class.slots.len()];
+        for candidate in &class.all.candidates {
+            let Some((state, _)) = nodes.node(candidate.ix) else { continue };
+            if keys.lacks(state).is_some() {
+                continue;
+            }
+            let key: Vec<Option<&str>> = keys.value(state).collect();
+            let (values, candidates, room) = known
+                .entry(key)
+                .or_insert_with_key(|key| (key.iter().map(|value| value.map(Arc::from)).collect(), Vec::new(), 0));
+            of_node[candidate.ix.index()] = Some(Arc::clone(values));
+            *room += u64::from(class.copies(candidate.ix));
+            candidates.push(candidate.clone());
+        }
+        let domains = known
+            .into_values()
+            .map(|(values, candidates, room)| (values, Domain { room, candidates: candidates.into_iter().collect() }))
+            .collect();
+        Self { of_node, domains }
+    }
+
+    fn update(&mut self, ix: NodeIx, keys: &Keys, before: Option<&Slot>, now: Option<(&Slot, &NodeState)>) {
+        let index = ix.index();
+        if self.of_node.len() <= index {
+            self.of_node.resize(index + 1, None);
+        }
+        let now = now.filter(|(_, state)| keys.lacks(state).is_none());
+        let stays = |values: &Values, state: &NodeState| keys.value(state).eq(values.iter().map(Option::as_deref));
+        if let (Some(values), Some((slot, state))) = (&self.of_node[index], now)
+            && before == Some(slot)
+            && stays(values, state)
+        {
+            return;
+        }
+        let was = self.of_node[index].take();
+        if let Some(values) = &was
+            && let Some(slot) = before
+            && let Some(domain) = self.domains.get_mut(values)
+        {
+            domain.remove(slot);
+        }
+        if let Some((slot, state)) = now {
+            let values = match &was {
+                Some(values) if stays(values, state) => Arc::clone(values),
+                _ => keys.value(state).map(|value| value.map(Arc::from)).collect(),
+            };
+            self.of_node[index] = Some(Arc::clone(&values));
+            self.domains.entry(values).or_default().add(slot);
+        }
+        if let Some(values) = was
+            && self.domains.get(&values).is_some_and(|domain| domain.candidates.is_empty())
+        {
+            self.domains.remove(&values);
+        }
+    }
+}
+
+/// What is known of one shape on every node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Class {
+    shape: Arc<Shape>,
+    /// The version of the nodes that the rest is true of.
+    version: Option<u64>,
+    slots: Vec<Option<Slot>>,
+    all: Domain,
+    groupings: BTreeMap<Keys, Grouping>,
+    used: u64,
+}
+
+impl Class {
+    fn new(shape: &Arc<Shape>) -> Self {
+        Self { shape: Arc::clone(shape), ..Self::default() }
+    }
+
+    /// How many pods the node takes.
+    pub(super) fn copies(&self, ix: NodeIx) -> u32 {
+        self.slots.get(ix.index()).and_then(Option::as_ref).map_or(0, |slot| slot.copies)
+    }
+
+    /// Every node with room.
+    pub(super) fn all(&self) -> &Domain {
+        &self.all
+    }
+
+    /// The domains with room, by their values. Of no keys, and of keys that were not asked for, there are none.
+    pub(super) fn domains(&self, keys: &Keys) -> impl Iterator<Item = (&Values, &Domain)> {
+        self.groupings.get(keys).into_iter().flat_map(|grouping| &grouping.domains)
+    }
+
+    /// The domain of a node with room.
+    pub(super) fn domain_of(&self, keys: &Keys, ix: NodeIx) -> Option<&Values> {
+        self.groupings.get(keys)?.of_node.get(ix.index())?.as_ref()
+    }
+
+    fn entries(&self) -> usize {
+        (OWN_ENTRIES + self.slots.len()) * (1 + self.groupings.len())
+    }
+
+    fn catch_up(&mut self, nodes: &Nodes, seen: &mut Seen) {
+        // So many changes are looked at faster all at once.
+        let few = |version: &u64| nodes.version() - version <= self.slots.len() as u64;
+        match self.version.filter(few).and_then(|version| nodes.changed_since(version)) {
+            Some(changed) => {
+                seen.start();
+                for ix in changed {
+                    if seen.first(ix) {
+                        self.update(nodes, ix);
+                    }
+                }
+            }
+            None => self.rebuild(nodes),
+        }
+        self.version = Some(nodes.version());
+    }
+
+    fn slot(&self, nodes: &Nodes, ix: NodeIx) -> Option<Slot> {
+        let (state, room) = nodes.node(ix)?;
+        let copies = room_for(nodes, ix, &self.shape);
+        (copies > 0).then(|| Slot {
+            copies,
+            candidate: Candidate { cost: cost(state, &room.used, &self.shape), name: Arc::clone(&room.name), ix },
+        })
+    }
+
+    fn rebuild(&mut self, nodes: &Nodes) {
+        self.slots.clear();
+        self.all.room = 0;
+        let mut candidates = Vec::new();
+        for (ix, _, _) in nodes.iter() {
+            if let Some(slot) = self.slot(nodes, ix) {
+                self.all.room += u64::from(slot.copies);
+                candidates.push(slot.candidate.clone());
+                *self.slot_mut(ix) = Some(slot);
+            } else {
+                *self.slot_mut(ix) = None;
+            }
+        }
+        self.all.candidates = candidates.into_iter().collect();
+        let asked: Vec<Keys> = self.groupings.keys().cloned().collect();
+        self.groupings = asked.into_iter().map(|keys| (keys.clone(), Grouping::of(self, &keys, nodes))).collect();
+    }
+
+    fn slot_mut(&mut self, ix: NodeIx) -> &mut Option<Slot> {
+        if self.slots.len() <= ix.index() {
+            self.slots.resize(ix.index() + 1, None);
+        }
+        &mut self.slots[ix.index()]
+    }
+
+    fn update(&mut self, nodes: &Nodes, ix: NodeIx) {
+        let now = self.slot(nodes, ix);
+        let before = self.slot_mut(ix).take();
+        if before != now {
+            if let Some(slot) = &before {
+                self.all.remove(slot);
+            }
+            if let Some(slot) = &now {
+                self.all.add(slot);
+            }
+        }
+        // Labels may have changed even where the room has not.
+        let state = nodes.node(ix).map(|(state, _)| state);
+        for (keys, grouping) in &mut self.groupings {
+            grouping.update(ix, keys, before.as_ref(), now.as_ref().zip(state));
+        }
+        *self.slot_mut(ix) = now;
+    }
+}
+
+/// The classes that were asked for lately.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Classes {
+    by_shape: HashMap<Arc<Shape>, Class>,
+    clock: u64,
+    seen: Seen,
+}
+
+impl Classes {
+    /// What is known of the shape now, by these domains among others.
+    pub(super) fn get(&mut self, nodes: &Nodes, shape: &Arc<Shape>, keys: &Keys) -> &Class {
+        self.clock += 1;
+        let Self { by_shape, clock, seen } = self;
+        if !by_shape.contains_key(shape) {
+            make_room(by_shape, nodes);
+        }
+        let class = by_shape.entry(Arc::clone(shape)).or_insert_with(|| Class::new(shape));
+        class.used = *clock;
+        class.catch_up(nodes, seen);
+        if !keys.labels.is_empty() && !class.groupings.contains_key(keys) {
+            if class.groupings.len() >= MAX_GROUPINGS {
+                class.groupings.clear();
+            }
+            let grouping = Grouping::of(class, keys, nodes);
+            class.groupings.insert(keys.clone(), grouping);
+        }
+        class
+    }
+}
+
+/// Forgets the classes that were not asked for the longest, a quarter at a time.
+fn make_room(by_shape: &mut HashMap<Arc<Shape>, Class>, nodes: &Nodes) {
+    let entries: usize = by_shape.values().map(Class::entries).sum();
+    let (_, known_nodes) = nodes.iter().size_hint();
+    if entries + known_nodes.unwrap_or(0) <= MAX_ENTRIES {
+        return;
+    }
+    let mut uses: Vec<u64> = by_shape.values().map(|class| class.used).collect();
+    uses.sort_unstable();
+    let oldest_kept = uses.get(uses.len().div_ceil(4)).copied().unwrap_or(u64::MAX);
+    by_shape.retain(|_, class| class.used >= oldest_kept);
+}
+
+/// Which nodes were looked at already on one way through the changes.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    pass: u64,
+    at: Vec<u64>,
+}
+
+impl Seen {
+    fn start(&mut self) {
+        self.pass += 1;
+    }
+
+    fn first(&mut self, ix: NodeIx) -> bool {
+        if self.at.len() <= ix.index() {
+            self.at.resize(ix.index() + 1, 0);
+        }
+        std::mem::replace(&mut self.at[ix.index()], self.pass) != self.pass
+    }
+}
