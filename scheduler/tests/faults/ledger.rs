@@ -150,7 +150,12 @@ impl Ledger {
         let late = state.work.iter().filter_map(|(name, progress)| {
             let since = progress.half_since?.max(up);
             (since.elapsed() > limit).then(|| {
-                format!("{name} is half-bound ({} of at least {}) for {:?}", progress.bound, progress.min, since.elapsed())
+                format!(
+                    "{name} is half-bound ({} of at least {}) for {:?}",
+                    progress.bound,
+                    progress.min,
+                    since.elapsed()
+                )
             })
         });
         state.wrong.iter().cloned().chain(late).collect()

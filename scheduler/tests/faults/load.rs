@@ -233,10 +233,18 @@ impl Load {
 
     /// Does what owners do: makes deleted members of undone gangs again, and new gangs of those that were refused.
     pub async fn repair(&mut self) {
-        let refused: Vec<String> = self.gangs.list(&ListParams::default()).await.unwrap().items.iter().filter_map(|gang| {
-            let phase = gang.status.as_ref().and_then(|status| status.phase);
-            (phase == Some(GangPhase::Refused)).then(|| gang.name_any())
-        }).collect();
+        let refused: Vec<String> = self
+            .gangs
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .iter()
+            .filter_map(|gang| {
+                let phase = gang.status.as_ref().and_then(|status| status.phase);
+                (phase == Some(GangPhase::Refused)).then(|| gang.name_any())
+            })
+            .collect();
         for name in refused {
             let Some(old) = self.dismiss(&name) else { continue };
             self.withdraw(vec![old.clone()]).await;
@@ -248,9 +256,11 @@ impl Load {
         let (back, later): (Vec<_>, Vec<_>) =
             lost.into_iter().partition(|(name, _)| self.ledger.bound_of(name) == 0 || self.ledger.is_whole(name));
         self.ledger.put_back_lost(later);
-        join_all(back.into_iter().filter_map(|(name, rank)| Some((self.alive.get(&name)?, rank))).map(
-            async |(work, rank)| self.create_pod(work, rank).await,
-        ))
+        join_all(
+            back.into_iter()
+                .filter_map(|(name, rank)| Some((self.alive.get(&name)?, rank)))
+                .map(async |(work, rank)| self.create_pod(work, rank).await),
+        )
         .await;
     }
 }

@@ -91,7 +91,7 @@ async fn gangs_are_whole_or_undone_after_each_kill_before_anything_new_is_bound(
         }
         load.repair().await;
         let wrong = ledger.violations(HALF_BOUND_LIMIT);
-        assert!(wrong.is_empty(), "kill {kill}, seed {seed}: {wrong:#?}\n{}", scheduler.log_tail(30));
+        assert!(wrong.is_empty(), "kill {kill}, seed {seed}: {wrong:#?}\n{}", scheduler.log_tail(5));
         scheduler.check_running().unwrap();
     }
     println!(
@@ -163,7 +163,7 @@ async fn drain(load: &mut Load, ledger: &Ledger, scheduler: &ManagedProcess) {
                 ledger.bound() > before,
                 "nothing is bound although there is room; waiting: {:#?}\n{}",
                 load.waiting(),
-                scheduler.log_tail(30)
+                scheduler.log_tail(5)
             );
             continue;
         }

@@ -59,9 +59,9 @@ impl Run {
         self.cpu.as_secs_f64() / float(self.bound.max(1)) * 1000.0
     }
 
-    /// Writes per bound pod.
+    /// Writes per bound pod; infinite if there are writes and no bound pods.
     pub fn writes_per_pod(&self) -> f64 {
-        float(self.writes) / float(self.bound.max(1))
+        float(self.writes) / float(self.bound)
     }
 
     /// One line for people.
@@ -110,10 +110,16 @@ impl<'w> Measured<'w> {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        let (cpu, peak) = (self.process.cpu_time(), self.process.peak_memory());
+        let (cpu, peak, now) = (self.process.cpu_time(), self.process.peak_memory(), Timestamp::now());
         let finished = counter.count()? >= wanted;
-        self.quiet().await?;
-        let events = self.events()?;
+        let mut events = self.events()?;
+        if finished {
+            // Events and the like trail behind.
+            self.quiet().await?;
+            events = self.events()?;
+        } else {
+            events.retain(|event| event.answered <= now);
+        }
         let bindings: Vec<&AuditEvent> = events.iter().filter(|event| is_binding(event)).collect();
         let at = |time: Option<Timestamp>| self.since_start(time.unwrap_or(self.started));
         Ok(Run {
