@@ -69,14 +69,15 @@ pub async fn run(bench: &Bench) -> Result<Vec<Figure>> {
         push("victims", float(cost.pods), "pods", "", "");
         costs.push((last.bound == size as usize, cost));
     }
-    if let [(kube_done, kube), (_, atoll)] = costs[..] {
+    if let [(kube_done, kube), (atoll_done, atoll)] = costs[..] {
         let conditions = format!(
             "1: at most kube-scheduler's, in its order: over budget, highest priority, sum of priorities, number; {} against {}{}",
             atoll.describe(),
             kube.describe(),
             if kube_done { "" } else { "; kube-scheduler did not place the gang" }
         );
-        let at_most = if atoll <= kube || !kube_done { 1.0 } else { 0.0 };
+        let at_most = atoll_done && (atoll <= kube || !kube_done);
+        let at_most = f64::from(u8::from(at_most));
         figures.push(Figure::number("victims' cost at most kube-scheduler's", at_most, "yes", ">= 1", &conditions));
     }
     Ok(figures)
