@@ -110,7 +110,7 @@ impl Work {
             node: None,
         });
         let shapes = vec![GangShape { requests, ..GangShape::default() }];
-        Gang::new(&self.name, GangSpec { mode: GangMode::Run, shapes, members: members.collect() })
+        Gang::new(&self.name, GangSpec { mode: GangMode::Run, shapes, members: members.collect(), topology: Vec::new() })
     }
 }
 
