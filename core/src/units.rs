@@ -1,5 +1,6 @@
 //! Prices, durations and quantities as manifests spell them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use thiserror::Error;
@@ -134,8 +135,8 @@ pub fn parse_quantity_milli(text: &str) -> Result<i128, UnitError> {
         return Err(junk());
     }
     let places = places.trim_end_matches('0');
-    let digits = format!("{whole}{places}");
-    let mantissa: i128 = digits.parse().map_err(|_| too_large())?;
+    let digits = if places.is_empty() { Cow::Borrowed(whole) } else { Cow::Owned(format!("{whole}{places}")) };
+    let mantissa: i128 = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| too_large())? };
     let (base, power) = scale(suffix).ok_or_else(junk)?;
 
     // The value in thousandths is mantissa × base^power × 1000 / 10^places, rounded once at the end.

@@ -21,15 +21,17 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
-/// Opens the listener and gives the server to run; it ends when `shutdown` does.
+/// Opens the listener and gives the server to run; it ends when `shutdown` does. `pages` are served beside the probes
+/// and metrics.
 pub async fn serve(
     address: SocketAddr,
     readiness: Readiness,
     registry: Registry,
+    pages: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<impl Future<Output = std::io::Result<()>> + Send, ListenError> {
     let listener = TcpListener::bind(address).await.map_err(|source| ListenError { address, source })?;
-    Ok(async move { axum::serve(listener, router(readiness, registry)).with_graceful_shutdown(shutdown).await })
+    Ok(async move { axum::serve(listener, router(readiness, registry).merge(pages)).with_graceful_shutdown(shutdown).await })
 }
 
 fn router(readiness: Readiness, registry: Registry) -> Router {

@@ -32,6 +32,8 @@ pub struct CommonArgs {
 pub struct Process {
     /// Client of the API server.
     pub client: kube::Client,
+    /// What the client was made of, for those who need connections of their own.
+    pub config: kube::Config,
     /// Cancelled by SIGTERM or SIGINT, or by a task that gives up; every task ends with it.
     pub shutdown: CancellationToken,
     /// What `/readyz` says.
@@ -44,6 +46,11 @@ pub struct Process {
 impl Process {
     /// Starts logging, the probes and the client, and turns SIGTERM and SIGINT into a shutdown.
     pub async fn start(name: &'static str, args: &CommonArgs) -> anyhow::Result<Self> {
+        Self::start_with(name, args, axum::Router::new()).await
+    }
+
+    /// Like [`Process::start`], with pages that are served beside the probes and metrics.
+    pub async fn start_with(name: &'static str, args: &CommonArgs, pages: axum::Router) -> anyhow::Result<Self> {
         logs::init(args.log_format, &args.log_filter)?;
         let shutdown = CancellationToken::new();
         cancel_on_signals(&shutdown)?;
@@ -53,6 +60,7 @@ impl Process {
             args.http_address,
             readiness.clone(),
             registry.clone(),
+            pages,
             shutdown.clone().cancelled_owned(),
         )
         .await?;
@@ -61,9 +69,10 @@ impl Process {
                 tracing::error!(%error, "the server of probes and metrics ended");
             }
         });
-        let client = client(name, args).await?;
+        let config = config(name, args).await?;
+        let client = kube::Client::try_from(config.clone())?;
         tracing::info!(name, version = env!("CARGO_PKG_VERSION"), http = %args.http_address, "started");
-        Ok(Self { client, shutdown, readiness, registry, http })
+        Ok(Self { client, config, shutdown, readiness, registry, http })
     }
 
     /// Ends what [`Process::start`] started.
@@ -92,8 +101,8 @@ fn identity(host: &str, otherwise: &str, random: u64) -> String {
     format!("{}-{random:016x}", if host.is_empty() { otherwise } else { host })
 }
 
-/// A client that names the process in its user agent, so that audit logs tell who wrote.
-async fn client(name: &'static str, args: &CommonArgs) -> anyhow::Result<kube::Client> {
+/// Names the process in its user agent, so that audit logs tell who wrote.
+async fn config(name: &'static str, args: &CommonArgs) -> anyhow::Result<kube::Config> {
     let mut config = match &args.kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)?;
@@ -103,7 +112,7 @@ async fn client(name: &'static str, args: &CommonArgs) -> anyhow::Result<kube::C
     };
     let agent = format!("{name}/{}", env!("CARGO_PKG_VERSION"));
     config.headers.push((::http::header::USER_AGENT, agent.parse()?));
-    Ok(kube::Client::try_from(config)?)
+    Ok(config)
 }
 
 fn cancel_on_signals(shutdown: &CancellationToken) -> std::io::Result<()> {

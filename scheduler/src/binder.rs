@@ -3,15 +3,19 @@
 use std::time::{Duration, Instant};
 
 use atoll_runtime::backoff::Backoff;
-use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Binding as ApiBinding, ObjectReference, Pod};
-use kube::api::{Api, ObjectMeta, PostParams};
+use futures::StreamExt;
+use http::StatusCode;
+use prost::bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
+use crate::api::{Connections, Method, Reply};
 use crate::cycle::{Binding, Event};
+use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::objects::ObjectKey;
 use crate::permit::Permit;
+use crate::proto;
 
 /// An answer that takes longer counts as lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -23,28 +27,21 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 /// Sends bindings to the API server.
 pub(crate) struct Binder {
-    client: kube::Client,
+    connections: Connections,
     permit: Permit,
     metrics: Metrics,
+    load: Load,
     /// Of bindings under way that had no answer.
     backoff: Backoff<ObjectKey>,
 }
 
-/// What the API server said to a binding.
-enum Answer {
-    Bound,
-    /// It is certain that this binding did not happen now.
-    Refused(kube::Error),
-    /// It may have happened or not.
-    Unknown(String),
-}
-
 impl Binder {
-    pub(crate) fn new(client: kube::Client, permit: Permit, metrics: Metrics) -> Self {
-        Self { client, permit, metrics, backoff: Backoff::new(RETRY_BASE, RETRY_CAP) }
+    pub(crate) fn new(connections: Connections, permit: Permit, metrics: Metrics, load: Load) -> Self {
+        Self { connections, permit, metrics, load, backoff: Backoff::new(RETRY_BASE, RETRY_CAP) }
     }
 
-    /// Binds what comes in, at most `in_flight` at once, and tells the outcome of each.
+    /// Binds what comes in, at most `in_flight` at once, and tells the outcome of each. Each one was counted in the load
+    /// before it came.
     pub(crate) async fn run(
         self,
         bindings: UnboundedReceiver<Binding>,
@@ -52,9 +49,11 @@ impl Binder {
         outcomes: UnboundedSender<Event>,
     ) {
         let (binder, outcomes) = (&self, &outcomes);
-        requests(bindings)
+        UnboundedReceiverStream::new(bindings)
             .for_each_concurrent(in_flight, |binding| async move {
-                if let Some(outcome) = binder.bind(binding).await {
+                let outcome = binder.bind(binding).await;
+                binder.load.less();
+                if let Some(outcome) = outcome {
                     // The receiver is gone only when the process ends.
                     let _ = outcomes.send(outcome);
                 }
@@ -72,103 +71,71 @@ impl Binder {
                 return None;
             }
             match self.post(&binding).await {
-                Answer::Bound => {
-                    self.backoff.reset(&binding.pod);
-                    self.metrics.binding("bound", started.elapsed().as_secs_f64());
-                    return Some(Event::Bound(binding));
-                }
+                Reply::Done => {}
                 // Very likely by the one without an answer. The room stays taken until the watch shows what became of
                 // the pod.
-                Answer::Refused(error) if unsure && is_conflict(&error) => {
-                    tracing::info!(pod = %binding.pod, node = binding.node, %error, "bound already");
-                    self.backoff.reset(&binding.pod);
-                    self.metrics.binding("bound", started.elapsed().as_secs_f64());
-                    return Some(Event::Bound(binding));
+                Reply::Refused { code: StatusCode::CONFLICT, message } if unsure => {
+                    tracing::info!(pod = %binding.pod, node = &*binding.node, message, "bound already");
                 }
-                Answer::Refused(error) => {
-                    tracing::warn!(pod = %binding.pod, node = binding.node, %error, "binding refused");
-                    self.backoff.reset(&binding.pod);
-                    self.metrics.binding("refused", started.elapsed().as_secs_f64());
+                Reply::Refused { message, .. } => {
+                    tracing::warn!(pod = %binding.pod, node = &*binding.node, message, "binding refused");
+                    self.settle(&binding, unsure, "refused", started);
                     return Some(Event::NotBound { binding, retry_after: AFTER_REFUSAL });
                 }
-                Answer::Unknown(error) => {
+                Reply::Unsure(message) => {
                     unsure = true;
                     let pause = self.backoff.next(&binding.pod);
-                    tracing::warn!(pod = %binding.pod, node = binding.node, error, ?pause, "binding without an answer");
+                    tracing::warn!(pod = %binding.pod, node = &*binding.node, message, ?pause, "binding without an answer");
                     tokio::time::sleep(pause).await;
+                    continue;
                 }
             }
+            self.settle(&binding, unsure, "bound", started);
+            return Some(Event::Bound(binding));
         }
     }
 
-    async fn post(&self, binding: &Binding) -> Answer {
-        let body = ApiBinding {
-            metadata: ObjectMeta {
-                name: Some(binding.pod.name.clone()),
-                namespace: Some(binding.pod.namespace.clone()),
-                uid: Some(binding.uid.clone()),
-                ..ObjectMeta::default()
-            },
-            target: ObjectReference {
-                kind: Some("Node".to_owned()),
-                name: Some(binding.node.clone()),
-                ..ObjectReference::default()
-            },
-        };
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &binding.pod.namespace);
-        let params = PostParams::default();
-        let answer = api.create_subresource::<_, serde_json::Value>("binding", &binding.pod.name, &params, &body);
-        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(_)) => Answer::Bound,
-            Ok(Err(error)) if is_certain(&error) => Answer::Refused(error),
-            Ok(Err(error)) => Answer::Unknown(error.to_string()),
-            Err(_) => Answer::Unknown("timed out".to_owned()),
+    fn settle(&self, binding: &Binding, unsure: bool, result: &str, started: Instant) {
+        if unsure {
+            self.backoff.reset(&binding.pod);
         }
+        self.metrics.binding(result, started.elapsed().as_secs_f64());
     }
-}
 
-/// A channel as a stream.
-fn requests<T: Send + 'static>(receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> {
-    futures::stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|item| (item, receiver)))
-}
-
-/// The pod is bound, being deleted, or another one of its name.
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
-}
-
-/// Whether the API server itself refused, so that nothing was written.
-fn is_certain(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 && status.code != 429)
+    async fn post(&self, binding: &Binding) -> Reply {
+        let ObjectKey { namespace, name } = &binding.pod;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/binding");
+        let body = proto::Binding::to_node(namespace, name, &binding.uid, &binding.node);
+        let body = Bytes::from(proto::wrap(proto::Binding::API_VERSION, proto::Binding::KIND, &body));
+        Reply::of(self.connections.send(Method::Create, &path, body, ANSWER_WITHIN).await)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::{Arc, Mutex};
-
-    use kube::client::Body;
-    use serde_json::json;
+    use std::sync::Mutex;
 
     use super::*;
+    use crate::api::scripted::{self, Log};
 
     /// A binder whose API server gives these answers.
-    fn binder(codes: &[u16]) -> Binder {
-        let codes = Arc::new(Mutex::new(VecDeque::from(codes.to_vec())));
-        let server = tower::service_fn(move |_: http::Request<Body>| {
-            let code = codes.lock().unwrap().pop_front().expect("no more requests");
-            let status = if code < 300 { "Success" } else { "Failure" };
-            let body = json!({"kind": "Status", "apiVersion": "v1", "status": status, "code": code, "message": "so"});
-            let answer = http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
-            async { answer }
-        });
+    async fn binder(codes: &[u16]) -> (Binder, Log) {
+        let codes = Mutex::new(VecDeque::from(codes.to_vec()));
+        let (connections, log) = scripted::serve(move |_| {
+            scripted::status(codes.lock().unwrap().pop_front().expect("no more requests"))
+        })
+        .await;
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-        Binder::new(kube::Client::new(server, "default"), Permit::Alone, metrics)
+        (Binder::new(connections, Permit::Alone, metrics, Load::default()), log)
     }
 
-    #[tokio::test(start_paused = true)]
+    fn binding() -> Binding {
+        Binding { pod: ObjectKey::new("ns", "p"), uid: "u".into(), node: "n".into(), gang: None }
+    }
+
+    #[tokio::test]
     async fn the_room_of_a_binding_that_may_have_happened_stays_taken() {
-        let binding = Binding { pod: ObjectKey::new("ns", "p"), uid: "u".into(), node: "n".into(), gang: None };
         for (codes, bound) in [
             (&[201][..], true),
             (&[409], false),
@@ -179,8 +146,21 @@ mod tests {
             (&[500, 429, 409], true),
             (&[503, 404], false),
         ] {
-            let outcome = binder(codes).bind(binding.clone()).await.unwrap();
+            let (binder, log) = binder(codes).await;
+            let outcome = binder.bind(binding()).await.unwrap();
             assert_eq!(matches!(outcome, Event::Bound(_)), bound, "{codes:?}: {outcome:?}");
+            assert_eq!(log.lock().unwrap().len(), codes.len());
         }
+    }
+
+    #[tokio::test]
+    async fn a_binding_is_protobuf_with_the_uid_as_precondition() {
+        let (binder, log) = binder(&[201]).await;
+        binder.bind(binding()).await.unwrap();
+        let asked = log.lock().unwrap().pop().unwrap();
+        assert_eq!(asked.line, "POST /api/v1/namespaces/ns/pods/p/binding");
+        assert_eq!(asked.headers[http::header::CONTENT_TYPE], proto::CONTENT_TYPE);
+        let sent: proto::Binding = proto::decode(asked.body).unwrap();
+        assert_eq!(sent, proto::Binding::to_node("ns", "p", "u", "n"));
     }
 }

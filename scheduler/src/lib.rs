@@ -1,15 +1,19 @@
 //! The pod scheduler of a Site: gangs are bound all or nothing, single pods alone.
 //!
-//! Watches feed the [`cache`] and wake the [`queue`]; the [`cycle`] takes one gang or pod after the other, decides by
-//! `atoll_core::gang`, assumes the result and hands it to the [`binder`], which has many bindings in flight. All
-//! state is derived again from the API after a restart. Only [`run`], [`watch`], [`binder`] and [`writer`] see a
-//! client; the cycle is a plain state machine that takes events and the time and gives out actions.
+//! [`watch`] reads everything that matters from the API server, and `cycle` is told of each change: a plain state
+//! machine that takes events and the time, decides by `atoll_core::scheduling`, assumes the result and gives out
+//! actions. Bindings go out by [`binder`], many at once; what is said of pods and gangs by [`writer`], beside them.
+//! All state is derived again from the API after a restart. Only [`api`] and those who use it see the API server.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod binder;
+pub mod api;
+mod binder;
 pub mod cache;
 pub mod cycle;
+pub mod debug;
+mod evictor;
 mod gangs;
+mod load;
 pub mod metrics;
 pub mod objects;
 pub mod permit;

@@ -7,9 +7,10 @@ use atoll_api::names::{SCHEDULER_NAME, SYSTEM_NAMESPACE};
 use atoll_runtime::leader::{LeaderArgs, LeaderError, Leadership, LeaseName};
 use atoll_runtime::process::{CommonArgs, Process, process_identity};
 use atoll_scheduler::cycle::Settings;
+use atoll_scheduler::debug;
 use atoll_scheduler::metrics::Metrics;
 use atoll_scheduler::permit::Permit;
-use atoll_scheduler::run::{Options, schedule};
+use atoll_scheduler::run::{Options, Server, schedule};
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
@@ -36,24 +37,30 @@ struct Args {
     /// Bindings in flight at once.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     bindings_in_flight: u16,
+    /// HTTP/2 connections for bindings and other writes; an API server allows some 100 requests at once on each.
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let process = Process::start(SCHEDULER_NAME, &args.common).await?;
+    let (page, questions) = debug::page();
+    let process = Process::start_with(SCHEDULER_NAME, &args.common, page).await?;
     let metrics = Metrics::new(&process.registry)?;
     let options = Options {
         scheduler_name: args.scheduler_name.clone(),
         settings: Settings { hold: Duration::from_secs(args.hold_seconds), ..Settings::default() },
         bindings_in_flight: usize::from(args.bindings_in_flight),
+        connections: usize::from(args.connections),
     };
     let Some((permit, stop)) = permit(&args, &process).await? else {
         process.finish().await;
         return Ok(());
     };
     let readiness = process.readiness.clone();
-    schedule(process.client.clone(), options, permit.clone(), metrics, readiness, stop.clone()).await;
+    let server = Server { client: process.client.clone(), config: process.config.clone() };
+    let ended = schedule(server, options, permit.clone(), metrics, readiness, questions, stop.clone()).await;
     let told = process.shutdown.is_cancelled();
     if let Permit::Leader(leadership) = permit
         && let Some(leadership) = Arc::into_inner(leadership)
@@ -61,6 +68,7 @@ async fn main() -> anyhow::Result<()> {
         leadership.release().await;
     }
     process.finish().await;
+    ended?;
     anyhow::ensure!(told, "leadership is lost, or a part of the scheduler failed");
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::node::NodeState;
 use super::pod::{Identity, Shape};
 
 /// How many changes are remembered. A reader that fell behind further starts over.
-const LOG_LENGTH: usize = 1 << 16;
+const LOG_LENGTH: usize = 1 << 14;
 
 /// Number of a node in [`Nodes`], as long as something is known of it; given again to another one afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +65,30 @@ impl Aside {
     }
 }
 
+/// One change, as it is remembered.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// A node came, went or changed.
+    Node {
+        /// Which.
+        ix: NodeIx,
+        /// Its labels or taints are others than before.
+        looks: bool,
+    },
+    /// Someone came to a node.
+    Came(NodeIx, Occupant),
+    /// Someone left a node.
+    Left(NodeIx, Occupant),
+}
+
+impl Change {
+    fn node(&self) -> NodeIx {
+        match self {
+            Self::Node { ix, .. } | Self::Came(ix, _) | Self::Left(ix, _) => *ix,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Place {
     node: NodeIx,
@@ -98,7 +122,7 @@ pub struct Nodes {
     repelling: BTreeSet<OccupantId>,
     /// Their shapes, by address, with how many of them there are.
     repelling_shapes: BTreeMap<usize, (Arc<Shape>, usize)>,
-    log: VecDeque<NodeIx>,
+    log: VecDeque<Change>,
     /// Number of the first entry of `log`.
     logged_from: u64,
 }
@@ -111,8 +135,9 @@ impl Nodes {
         if room.state.as_deref() == Some(&state) {
             return false;
         }
+        let looks = room.state.as_ref().is_none_or(|old| old.labels != state.labels || old.taints != state.taints);
         room.state = Some(Arc::new(state));
-        self.changed(ix);
+        self.changed(Change::Node { ix, looks });
         true
     }
 
@@ -120,7 +145,7 @@ impl Nodes {
     pub fn remove(&mut self, name: &str) -> bool {
         let Some(ix) = self.by_name.get(name).copied() else { return false };
         let known = self.rooms[ix.index()].as_mut().is_some_and(|room| room.state.take().is_some());
-        self.changed(ix);
+        self.changed(Change::Node { ix, looks: known });
         self.forget_if_empty(ix);
         known
     }
@@ -149,8 +174,8 @@ impl Nodes {
             let address = Arc::as_ptr(&occupant.shape).addr();
             self.repelling_shapes.entry(address).or_insert_with(|| (Arc::clone(&occupant.shape), 0)).1 += 1;
         }
+        self.changed(Change::Came(ix, occupant.clone()));
         self.places.insert(id, Place { node: ix, occupant });
-        self.changed(ix);
     }
 
     /// Takes someone off again.
@@ -169,7 +194,7 @@ impl Nodes {
             room.used.subtract(&occupant.shape.requests);
             room.occupants.remove(&id);
         }
-        self.changed(node);
+        self.changed(Change::Left(node, occupant.clone()));
         self.forget_if_empty(node);
         Some(occupant)
     }
@@ -262,8 +287,13 @@ impl Nodes {
     /// The nodes that changed since `version`, some more than once; `None` when that is too long ago to be known.
     #[must_use]
     pub fn changed_since(&self, version: u64) -> Option<impl Iterator<Item = NodeIx>> {
+        Some(self.changes_since(version)?.map(Change::node))
+    }
+
+    /// The changes since `version`, the oldest first; `None` when that is too long ago to be known.
+    pub(super) fn changes_since(&self, version: u64) -> Option<impl Iterator<Item = &Change> + Clone> {
         let skip = usize::try_from(version.checked_sub(self.logged_from)?).ok()?;
-        Some(self.log.iter().skip(skip).copied())
+        Some(self.log.range(skip.min(self.log.len())..))
     }
 
     fn ix_or_new(&mut self, name: &str) -> NodeIx {
@@ -289,11 +319,11 @@ impl Nodes {
         }
     }
 
-    fn changed(&mut self, ix: NodeIx) {
+    fn changed(&mut self, change: Change) {
         if self.log.len() == LOG_LENGTH {
             self.log.pop_front();
             self.logged_from += 1;
         }
-        self.log.push_back(ix);
+        self.log.push_back(change);
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::{Gang, GangMode, GangShape, GangSpec, GangStatus, TopologyMode};
-use atoll_core::scheduling::{Mode, Shape};
+use atoll_core::scheduling::{Level, Mode, Shape};
 
 use super::affinity::toleration;
 use super::quantities::member_requests;
-use super::{Interner, Level, NotSupported, ObjectKey, since_epoch};
+use super::{Interner, NotSupported, ObjectKey, since_epoch};
 
 /// A Gang as the API server shows it.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,13 +8,15 @@ use atoll_api::names::{
     ANNOTATION_DURATION, ANNOTATION_PREFERRED_TOPOLOGY, ANNOTATION_REQUIRED_TOPOLOGY, LABEL_GANG, LABEL_GANG_MIN,
     LABEL_GANG_SIZE, LABEL_RANK,
 };
-use atoll_core::scheduling::{Amounts, Coupling, HostPort, Identity, POD_SLOT, RESOURCE_PODS, Shape, VolumeNeeds};
+use atoll_core::scheduling::{
+    Amounts, Coupling, HostPort, Identity, Level, POD_SLOT, RESOURCE_PODS, Shape, VolumeNeeds,
+};
 use atoll_core::units::parse_duration_seconds;
 
 use super::affinity::{coupling, preferred_nodes, required_nodes, spread, toleration};
 use super::quantities::{is_sidecar, pod_requests};
 use super::volumes::{self, ClaimRef};
-use super::{Interner, Level, NotSupported, ObjectKey, created, instant};
+use super::{Interner, NotSupported, ObjectKey, created, instant};
 use crate::proto::{Container, ObjectMeta, Pod, PodSpec, PodStatus};
 
 /// Labels that say which of its siblings a pod is, where [`LABEL_RANK`] does not: set by Kubernetes itself on the pods
@@ -124,7 +126,7 @@ impl PodFacts {
         Self {
             created: created(&meta),
             node: filled(&spec.node_name).map(|node| interner.name(node)),
-            finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            finished: status.phase == "Succeeded" || status.phase == "Failed",
             ours,
             deleting: meta.deletion_timestamp.is_some(),
             gated: !spec.scheduling_gates.is_empty(),
@@ -132,7 +134,7 @@ impl PodFacts {
             gang,
             rank: rank(&meta.labels),
             priority: spec.priority.unwrap_or(0),
-            preempts: spec.preemption_policy.as_deref() != Some("Never"),
+            preempts: spec.preemption_policy.as_ref().is_none_or(|policy| policy != "Never"),
             nominated: filled(&status.nominated_node_name).map(str::to_owned),
             started: status.start_time.map(instant),
             duration: duration(&meta, &spec),
@@ -241,8 +243,9 @@ fn unsupported(spec: &PodSpec) -> Option<NotSupported> {
     let containers = || spec.containers.iter().chain(&spec.init_containers);
     let requirements = || containers().filter_map(|c| c.resources.as_ref()).chain(&spec.resources);
     let claims = !spec.resource_claims.is_empty()
-        || requirements()
-            .any(|r| !r.claims.is_empty() || r.requests.keys().any(|k| k.starts_with(DEVICE_CLASS_PREFIX)));
+        || requirements().any(|r| {
+            !r.claims.is_empty() || r.requests.iter().any(|amount| amount.resource.starts_with(DEVICE_CLASS_PREFIX))
+        });
     let mounts = |c: &Container| c.volume_mounts.iter().any(|mount| !mount.bind_mount_options.is_empty());
     let restarts = |c: &Container| c.restart_policy_rules.iter().any(|rule| rule.action == "RestartAllContainers");
     // Apart from the claims these need nodes that declare a feature.
@@ -269,9 +272,9 @@ fn gang(meta: &ObjectMeta, spec: &PodSpec) -> Result<Option<GangName>, NotSuppor
 
 /// A number from 1 that stands in a label, or else in an annotation.
 fn count(meta: &ObjectMeta, key: &'static str, most: Option<u32>) -> Result<Option<u32>, NotSupported> {
-    let Some(text) = meta.labels.get(key).or_else(|| meta.annotations.get(key)) else { return Ok(None) };
+    let Some(text) = meta.labels.get(key).map(String::as_str).or_else(|| meta.annotation(key)) else { return Ok(None) };
     let number = text.parse::<u32>().ok().filter(|n| *n > 0 && most.is_none_or(|most| *n <= most));
-    number.map(Some).ok_or_else(|| NotSupported::GangSize { key, text: text.clone(), most })
+    number.map(Some).ok_or_else(|| NotSupported::GangSize { key, text: text.to_owned(), most })
 }
 
 fn rank(labels: &BTreeMap<String, String>) -> Option<u32> {
@@ -283,7 +286,7 @@ fn rank(labels: &BTreeMap<String, String>) -> Option<u32> {
 fn topology(meta: &ObjectMeta) -> Vec<Level> {
     let mut levels: Vec<Level> = Vec::new();
     for (annotation, required) in [(ANNOTATION_REQUIRED_TOPOLOGY, true), (ANNOTATION_PREFERRED_TOPOLOGY, false)] {
-        let keys = meta.annotations.get(annotation).into_iter().flat_map(|keys| keys.split(','));
+        let keys = meta.annotation(annotation).into_iter().flat_map(|keys| keys.split(','));
         for key in keys.filter_map(|key| filled(key.trim())) {
             if !levels.iter().any(|level| level.key == key) {
                 levels.push(Level { key: key.to_owned(), required });
@@ -295,6 +298,6 @@ fn topology(meta: &ObjectMeta) -> Vec<Level> {
 
 /// A duration that cannot be understood is none: it only lets a pod run earlier.
 fn duration(meta: &ObjectMeta, spec: &PodSpec) -> Option<Duration> {
-    let said = meta.annotations.get(ANNOTATION_DURATION).and_then(|text| parse_duration_seconds(text).ok());
+    let said = meta.annotation(ANNOTATION_DURATION).and_then(|text| parse_duration_seconds(text).ok());
     said.or_else(|| spec.active_deadline_seconds.and_then(|s| u64::try_from(s).ok())).map(Duration::from_secs)
 }

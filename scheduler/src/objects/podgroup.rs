@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Level, NotSupported, ObjectKey, created};
+use atoll_core::scheduling::Level;
+
+use super::{NotSupported, ObjectKey, created};
 use crate::proto::PodGroup;
 
 /// A `PodGroup` (`scheduling.k8s.io`).

@@ -1,25 +1,21 @@
 //! Amounts of resources: what a pod takes and what a node has, counted as Kubernetes does.
 
-use std::collections::BTreeMap;
-
 use atoll_core::scheduling::{Amounts, POD_SLOT, RESOURCE_PODS};
 use atoll_core::units::parse_quantity_milli;
 
 use super::NotSupported;
-use crate::proto::{Container, ContainerStatus, PodSpec, PodStatus, Quantity};
-
-type Quantities = BTreeMap<String, Quantity>;
+use crate::proto::{Amount, Container, ContainerStatus, PodSpec, PodStatus};
 
 /// Amounts as they are written. The API server has rounded them to thousandths already, so that sums are exact.
-fn amounts(quantities: &Quantities) -> Result<Amounts, NotSupported> {
+fn amounts(quantities: &[Amount]) -> Result<Amounts, NotSupported> {
     let mut amounts = Amounts::default();
-    for (resource, quantity) in quantities {
-        add(&mut amounts, resource, &quantity.string)?;
+    for amount in quantities {
+        set(&mut amounts, &amount.resource, amount.quantity.as_ref().map_or("0", |quantity| &quantity.string))?;
     }
     Ok(amounts)
 }
 
-fn add(amounts: &mut Amounts, resource: &str, text: &str) -> Result<(), NotSupported> {
+fn set(amounts: &mut Amounts, resource: &str, text: &str) -> Result<(), NotSupported> {
     match parse_quantity_milli(text) {
         Ok(milli) if milli >= 0 => amounts.set(resource, milli),
         _ => return Err(NotSupported::Quantity { resource: resource.to_owned(), text: text.to_owned() }),
@@ -29,30 +25,32 @@ fn add(amounts: &mut Amounts, resource: &str, text: &str) -> Result<(), NotSuppo
 
 /// What a scheduler counts of these amounts: CPU in thousandths, all else in whole units, rounded up; names that are
 /// neither devices, huge pages nor one of the basic resources are nothing that a node could be short of.
-fn counted(amounts: &Amounts) -> Amounts {
-    let mut counted = Amounts::default();
-    for (resource, milli) in amounts.iter() {
-        let milli = match resource {
-            "cpu" => milli,
-            "memory" | "ephemeral-storage" | RESOURCE_PODS => whole(milli),
-            device if device.contains('/') && !device.starts_with("requests.") => whole(milli),
-            pages if pages.starts_with(HUGE_PAGES) || pages.starts_with("attachable-volumes-") => whole(milli),
-            _ => continue,
+fn counted(mut amounts: Amounts) -> Amounts {
+    let counts = |resource: &str| match resource {
+        "cpu" | "memory" | "ephemeral-storage" | RESOURCE_PODS => true,
+        other if other.contains('/') => !other.starts_with("requests."),
+        other => other.starts_with(HUGE_PAGES) || other.starts_with("attachable-volumes-"),
+    };
+    let rounded = amounts.iter().filter_map(|(resource, milli)| {
+        let right = match (counts(resource), resource) {
+            (false, _) => 0,
+            (true, "cpu") => milli,
+            (true, _) => (milli + 999) / 1000 * 1000,
         };
-        counted.set(resource, milli);
+        if right == milli { None } else { Some((resource.to_owned(), right)) }
+    });
+    let rounded: Vec<(String, i128)> = rounded.collect();
+    for (resource, milli) in rounded {
+        amounts.set(&resource, milli);
     }
-    counted
+    amounts
 }
 
 const HUGE_PAGES: &str = "hugepages-";
 
-fn whole(milli: i128) -> i128 {
-    (milli + 999) / 1000 * 1000
-}
-
 /// What a node offers.
-pub(super) fn allocatable(quantities: &Quantities) -> Result<Amounts, NotSupported> {
-    Ok(counted(&amounts(quantities)?))
+pub(super) fn allocatable(quantities: &[Amount]) -> Result<Amounts, NotSupported> {
+    Ok(counted(amounts(quantities)?))
 }
 
 /// Amounts of a Gang's shape, with the slot of its pod.
@@ -61,9 +59,9 @@ pub(super) fn member_requests<'a>(
 ) -> Result<Amounts, NotSupported> {
     let mut all = Amounts::default();
     for (resource, text) in requests {
-        add(&mut all, resource, text)?;
+        set(&mut all, resource, text)?;
     }
-    let mut all = counted(&all);
+    let mut all = counted(all);
     all.set(RESOURCE_PODS, POD_SLOT);
     Ok(all)
 }
@@ -84,7 +82,7 @@ pub(super) fn pod_requests(spec: &PodSpec, status: &PodStatus) -> Result<Amounts
         // The kubelet resizes this pod as a whole and gives the sums itself.
         total.raise_to(&amounts(promised)?);
         total.raise_to(&amounts(given)?);
-    } else if infeasible || status.container_statuses.iter().chain(&status.init_container_statuses).any(says_amounts) {
+    } else if infeasible || statuses(status).any(|container| differs(spec, container)) {
         let promised = |container: &Container, status: Option<&ContainerStatus>| match status {
             Some(status) if !status.allocated_resources.is_empty() => amounts(&status.allocated_resources),
             _ => asked(container),
@@ -100,7 +98,7 @@ pub(super) fn pod_requests(spec: &PodSpec, status: &PodStatus) -> Result<Amounts
     if !spec.overhead.is_empty() {
         total.add(&amounts(&spec.overhead)?);
     }
-    let mut total = counted(&total);
+    let mut total = counted(total);
     total.set(RESOURCE_PODS, POD_SLOT);
     Ok(total)
 }
@@ -112,10 +110,7 @@ fn sum(
     status: &PodStatus,
     of: &impl Fn(&Container, Option<&ContainerStatus>) -> Result<Amounts, NotSupported>,
 ) -> Result<Amounts, NotSupported> {
-    let state = |name: &str| {
-        let mut all = status.container_statuses.iter().chain(&status.init_container_statuses);
-        all.find(|status| status.name == name)
-    };
+    let state = |name: &[u8]| statuses(status).find(|status| status.name == name);
     let mut running = Amounts::default();
     for container in &spec.containers {
         running.add(&of(container, state(&container.name))?);
@@ -137,21 +132,30 @@ fn sum(
     Ok(running)
 }
 
+fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    status.container_statuses.iter().chain(&status.init_container_statuses)
+}
+
 /// An init container that goes on running beside the containers.
 pub(super) fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
+    container.restart_policy.as_ref().is_some_and(|policy| policy == "Always")
 }
 
 fn requests_of(container: &Container) -> Result<Amounts, NotSupported> {
     container.resources.as_ref().map_or_else(|| Ok(Amounts::default()), |r| amounts(&r.requests))
 }
 
-fn given_of(status: Option<&ContainerStatus>) -> Option<&Quantities> {
-    status?.resources.as_ref().map(|r| &r.requests).filter(|requests| !requests.is_empty())
+fn given_of(status: Option<&ContainerStatus>) -> Option<&[Amount]> {
+    status?.resources.as_ref().map(|r| r.requests.as_slice()).filter(|requests| !requests.is_empty())
 }
 
-fn says_amounts(status: &ContainerStatus) -> bool {
-    !status.allocated_resources.is_empty() || given_of(Some(status)).is_some()
+/// Whether the kubelet has given or promised a container other than what it asks for; mostly it has not.
+fn differs(spec: &PodSpec, status: &ContainerStatus) -> bool {
+    let mut containers = spec.containers.iter().chain(&spec.init_containers);
+    let asked = containers.find(|container| container.name == status.name).and_then(|c| c.resources.as_ref());
+    let asked = asked.map_or(&[][..], |r| &r.requests);
+    let promised = Some(status.allocated_resources.as_slice()).filter(|promised| !promised.is_empty());
+    [promised, given_of(Some(status))].into_iter().flatten().any(|amounts| amounts != asked)
 }
 
 /// The kubelet has refused the resize that stands in the spec, so that only what it promised and gave counts.
@@ -163,23 +167,23 @@ fn resize_is_infeasible(status: &PodStatus) -> bool {
 fn pod_level(total: &mut Amounts, spec: &PodSpec, status: &PodStatus, infeasible: bool) -> Result<(), NotSupported> {
     let applies = |resource: &str| matches!(resource, "cpu" | "memory") || resource.starts_with(HUGE_PAGES);
     let Some(asked) = spec.resources.as_ref().map(|r| &r.requests) else { return Ok(()) };
-    if !asked.keys().any(|resource| applies(resource)) {
+    if !asked.iter().any(|amount| applies(&amount.resource)) {
         return Ok(());
     }
     let mut most = Amounts::default();
     if !infeasible || status.resources.is_none() {
         most = amounts(asked)?;
     }
-    let mut named: Vec<&String> = asked.keys().collect();
+    let mut named: Vec<&Amount> = asked.iter().collect();
     if let Some(given) = &status.resources {
         most.raise_to(&amounts(&given.requests)?);
         most.raise_to(&amounts(&status.allocated_resources)?);
         if infeasible {
             named.clear();
         }
-        named.extend(given.requests.keys().chain(status.allocated_resources.keys()));
+        named.extend(given.requests.iter().chain(&status.allocated_resources));
     }
-    for resource in named.into_iter().filter(|resource| applies(resource)) {
+    for resource in named.iter().map(|amount| &amount.resource).filter(|resource| applies(resource)) {
         total.set(resource, most.get(resource));
     }
     Ok(())

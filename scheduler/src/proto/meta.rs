@@ -21,18 +21,31 @@ pub struct ObjectMeta {
     pub deletion_timestamp: Option<Time>,
     #[prost(btree_map = "string, string", tag = "11")]
     pub labels: BTreeMap<String, String>,
-    #[prost(btree_map = "string, string", tag = "12")]
-    pub annotations: BTreeMap<String, String>,
+    #[prost(message, repeated, tag = "12")]
+    pub annotations: Vec<Entry>,
     #[prost(message, repeated, tag = "13")]
     pub owner_references: Vec<OwnerReference>,
 }
 
+impl ObjectMeta {
+    /// Value of an annotation.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
+    }
+}
+
+/// An entry of a map that is looked through rather than kept: a list of entries costs less than a map to decode.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Entry {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct OwnerReference {
-    #[prost(string, tag = "1")]
-    pub kind: String,
-    #[prost(string, tag = "3")]
-    pub name: String,
     #[prost(string, tag = "4")]
     pub uid: String,
     #[prost(bool, tag = "6")]
@@ -55,6 +68,15 @@ pub struct Time {
     pub seconds: i64,
     #[prost(int32, tag = "2")]
     pub nanos: i32,
+}
+
+/// An amount of a resource, as an entry of a map.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Amount {
+    #[prost(string, tag = "1")]
+    pub resource: String,
+    #[prost(message, optional, tag = "2")]
+    pub quantity: Option<Quantity>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

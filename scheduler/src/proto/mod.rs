@@ -21,7 +21,8 @@ pub use envelope::{
     TypeMeta, Unknown, WatchEvent, decode, open, wrap,
 };
 pub use meta::{
-    LabelSelector, LabelSelectorRequirement, ListMeta, Namespace, ObjectMeta, OwnerReference, Quantity, Time,
+    Amount, Entry, LabelSelector, LabelSelectorRequirement, ListMeta, Namespace, ObjectMeta, OwnerReference, Quantity,
+    Time,
 };
 pub use node::{
     Node, NodeCondition, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, NodeSpec, NodeStatus, Taint,

@@ -1,8 +1,6 @@
 //! Nodes, and how they are selected.
 
-use std::collections::BTreeMap;
-
-use super::meta::{ObjectMeta, Quantity};
+use super::meta::{Amount, ObjectMeta};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Node {
@@ -24,8 +22,8 @@ pub struct NodeSpec {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct NodeStatus {
-    #[prost(btree_map = "string, message", tag = "2")]
-    pub allocatable: BTreeMap<String, Quantity>,
+    #[prost(message, repeated, tag = "2")]
+    pub allocatable: Vec<Amount>,
     #[prost(message, repeated, tag = "4")]
     pub conditions: Vec<NodeCondition>,
 }

@@ -1,8 +1,13 @@
 //! Pods, as far as their placement goes.
+//!
+//! What is only compared stays where it was read from ([`Bytes`]), what is kept is a `String`: most of the time that
+//! decoding takes goes into finding room for strings.
 
 use std::collections::BTreeMap;
 
-use super::meta::{LabelSelector, ObjectMeta, Quantity, Time};
+use prost::bytes::Bytes;
+
+use super::meta::{Amount, LabelSelector, ObjectMeta, Time};
 use super::node::{NodeSelector, NodeSelectorTerm};
 use super::volume::Volume;
 
@@ -32,18 +37,18 @@ pub struct PodSpec {
     pub host_network: bool,
     #[prost(message, optional, tag = "18")]
     pub affinity: Option<Affinity>,
-    #[prost(string, tag = "19")]
-    pub scheduler_name: String,
+    #[prost(bytes = "bytes", tag = "19")]
+    pub scheduler_name: Bytes,
     #[prost(message, repeated, tag = "20")]
     pub init_containers: Vec<Container>,
     #[prost(message, repeated, tag = "22")]
     pub tolerations: Vec<Toleration>,
     #[prost(int32, optional, tag = "25")]
     pub priority: Option<i32>,
-    #[prost(string, optional, tag = "31")]
-    pub preemption_policy: Option<String>,
-    #[prost(btree_map = "string, message", tag = "32")]
-    pub overhead: BTreeMap<String, Quantity>,
+    #[prost(bytes = "bytes", optional, tag = "31")]
+    pub preemption_policy: Option<Bytes>,
+    #[prost(message, repeated, tag = "32")]
+    pub overhead: Vec<Amount>,
     #[prost(message, repeated, tag = "33")]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     #[prost(bool, optional, tag = "37")]
@@ -60,8 +65,8 @@ pub struct PodSpec {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PodStatus {
-    #[prost(string, tag = "1")]
-    pub phase: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub phase: Bytes,
     #[prost(message, repeated, tag = "2")]
     pub conditions: Vec<PodCondition>,
     #[prost(message, optional, tag = "7")]
@@ -72,36 +77,36 @@ pub struct PodStatus {
     pub init_container_statuses: Vec<ContainerStatus>,
     #[prost(string, tag = "11")]
     pub nominated_node_name: String,
-    #[prost(btree_map = "string, message", tag = "19")]
-    pub allocated_resources: BTreeMap<String, Quantity>,
+    #[prost(message, repeated, tag = "19")]
+    pub allocated_resources: Vec<Amount>,
     #[prost(message, optional, tag = "20")]
     pub resources: Option<ResourceRequirements>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PodCondition {
-    #[prost(string, tag = "1")]
-    pub r#type: String,
-    #[prost(string, tag = "2")]
-    pub status: String,
-    #[prost(string, tag = "5")]
-    pub reason: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub r#type: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub status: Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub reason: Bytes,
     #[prost(string, tag = "6")]
     pub message: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Container {
-    #[prost(string, tag = "1")]
-    pub name: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: Bytes,
     #[prost(message, repeated, tag = "6")]
     pub ports: Vec<ContainerPort>,
     #[prost(message, optional, tag = "8")]
     pub resources: Option<ResourceRequirements>,
     #[prost(message, repeated, tag = "9")]
     pub volume_mounts: Vec<VolumeMount>,
-    #[prost(string, optional, tag = "24")]
-    pub restart_policy: Option<String>,
+    #[prost(bytes = "bytes", optional, tag = "24")]
+    pub restart_policy: Option<Bytes>,
     #[prost(message, repeated, tag = "25")]
     pub restart_policy_rules: Vec<ContainerRestartRule>,
 }
@@ -130,8 +135,8 @@ pub struct ContainerRestartRule {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ResourceRequirements {
-    #[prost(btree_map = "string, message", tag = "2")]
-    pub requests: BTreeMap<String, Quantity>,
+    #[prost(message, repeated, tag = "2")]
+    pub requests: Vec<Amount>,
     #[prost(message, repeated, tag = "3")]
     pub claims: Vec<ResourceClaim>,
 }
@@ -144,10 +149,10 @@ pub struct ResourceClaim {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ContainerStatus {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(btree_map = "string, message", tag = "10")]
-    pub allocated_resources: BTreeMap<String, Quantity>,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: Bytes,
+    #[prost(message, repeated, tag = "10")]
+    pub allocated_resources: Vec<Amount>,
     #[prost(message, optional, tag = "11")]
     pub resources: Option<ResourceRequirements>,
 }

@@ -11,27 +11,25 @@ pub struct Volume {
     pub volume_source: Option<VolumeSource>,
 }
 
-/// Of the sources only those that bind a pod to nodes, or count on them.
+/// Of the sources only those that bind a pod to nodes, or count on them; boxed because most volumes have none of them.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct VolumeSource {
-    #[prost(message, optional, tag = "3")]
-    pub gce_persistent_disk: Option<GcePersistentDisk>,
-    #[prost(message, optional, tag = "4")]
-    pub aws_elastic_block_store: Option<DiskById>,
-    #[prost(message, optional, tag = "8")]
-    pub iscsi: Option<Iscsi>,
-    #[prost(message, optional, tag = "10")]
-    pub persistent_volume_claim: Option<PersistentVolumeClaimSource>,
-    #[prost(message, optional, tag = "11")]
-    pub rbd: Option<Rbd>,
-    #[prost(message, optional, tag = "13")]
-    pub cinder: Option<DiskById>,
-    #[prost(message, optional, tag = "20")]
-    pub vsphere_volume: Option<DiskById>,
-    #[prost(message, optional, tag = "22")]
-    pub azure_disk: Option<AzureDisk>,
-    #[prost(message, optional, tag = "24")]
-    pub portworx_volume: Option<DiskById>,
+    #[prost(message, optional, boxed, tag = "3")]
+    pub gce_persistent_disk: Option<Box<GcePersistentDisk>>,
+    #[prost(message, optional, boxed, tag = "4")]
+    pub aws_elastic_block_store: Option<Box<DiskById>>,
+    #[prost(message, optional, boxed, tag = "8")]
+    pub iscsi: Option<Box<Iscsi>>,
+    #[prost(message, optional, boxed, tag = "10")]
+    pub persistent_volume_claim: Option<Box<PersistentVolumeClaimSource>>,
+    #[prost(message, optional, boxed, tag = "11")]
+    pub rbd: Option<Box<Rbd>>,
+    #[prost(message, optional, boxed, tag = "13")]
+    pub cinder: Option<Box<DiskById>>,
+    #[prost(message, optional, boxed, tag = "22")]
+    pub azure_disk: Option<Box<AzureDisk>>,
+    #[prost(message, optional, boxed, tag = "24")]
+    pub portworx_volume: Option<Box<DiskById>>,
     #[prost(message, optional, tag = "29")]
     pub ephemeral: Option<Ephemeral>,
 }
@@ -136,8 +134,6 @@ pub struct PersistentVolumeSource {
     pub aws_elastic_block_store: Option<DiskById>,
     #[prost(message, optional, tag = "8")]
     pub cinder: Option<DiskById>,
-    #[prost(message, optional, tag = "14")]
-    pub vsphere_volume: Option<DiskById>,
     #[prost(message, optional, tag = "16")]
     pub azure_disk: Option<AzureDisk>,
     #[prost(message, optional, tag = "18")]

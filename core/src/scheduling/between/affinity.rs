@@ -9,42 +9,44 @@ use super::domains::{Map, Tally};
 const PER_WEIGHT: i64 = 2;
 
 /// Where those are whom a pod wants near it or not, and those who do not want it near them.
+///
+/// The tallies are those of the terms of the pod's coupling, in their order.
 #[derive(Clone, Debug)]
-pub(super) struct Company<'a> {
+pub(super) struct Company {
     /// For each required term, where pods are that match all of them: one pod has to satisfy them together.
-    affinity: Vec<(&'a PodTerm, Tally)>,
+    affinity: Vec<Tally>,
     /// It matches all its own required terms, so it may be the first of its kind.
     fits_itself: bool,
-    anti_affinity: Vec<(&'a PodTerm, Tally)>,
-    preferred: Vec<(i32, &'a PodTerm, Tally)>,
+    anti_affinity: Vec<Tally>,
+    preferred: Vec<Tally>,
     /// Where pods are whose required anti-affinity is about this one; one tally for each label.
     repelled: Vec<Tally>,
 }
 
-impl<'a> Company<'a> {
+impl Company {
     /// Nobody counted yet.
-    pub(super) fn new(nodes: &Nodes, map: &mut Map, coupling: &'a Coupling) -> Self {
+    pub(super) fn new(nodes: &Nodes, map: &mut Map, coupling: &Coupling) -> Self {
         let mut tally = |term: &PodTerm| {
             let key = map.key(nodes, &term.topology_key);
             Tally::of_all(map, key)
         };
         Self {
-            affinity: coupling.affinity.iter().map(|term| (term, tally(term))).collect(),
+            affinity: coupling.affinity.iter().map(&mut tally).collect(),
             fits_itself: false,
-            anti_affinity: coupling.anti_affinity.iter().map(|term| (term, tally(term))).collect(),
-            preferred: coupling.preferred.iter().map(|(weight, term)| (*weight, term, tally(term))).collect(),
+            anti_affinity: coupling.anti_affinity.iter().map(&mut tally).collect(),
+            preferred: coupling.preferred.iter().map(|(_, term)| tally(term)).collect(),
             repelled: Vec::new(),
         }
     }
 
-    /// Whether nobody has to be counted.
-    pub(super) fn is_indifferent(&self) -> bool {
-        self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred.is_empty()
+    /// Says who the pod is.
+    pub(super) fn recognise(&mut self, coupling: &Coupling, identity: &Identity) {
+        self.fits_itself = coupling.affinity.iter().all(|term| term.matches(identity));
     }
 
     /// Says who the pod is, and looks at who repels it.
-    pub(super) fn meet(&mut self, nodes: &Nodes, map: &mut Map, identity: &Identity) {
-        self.fits_itself = self.affinity.iter().all(|(term, _)| term.matches(identity));
+    pub(super) fn meet(&mut self, nodes: &Nodes, map: &mut Map, coupling: &Coupling, identity: &Identity) {
+        self.recognise(coupling, identity);
         self.repelled.clear();
         if nodes.repelling_shapes().any(|shape| shape.coupling.repels(identity)) {
             for (ix, occupant) in nodes.repelling() {
@@ -54,20 +56,18 @@ impl<'a> Company<'a> {
     }
 
     /// Counts someone on a node for what the pod asks.
-    pub(super) fn count(&mut self, map: &Map, ix: NodeIx, occupant: &Occupant, by: i64) {
+    pub(super) fn count(&mut self, map: &Map, coupling: &Coupling, ix: NodeIx, occupant: &Occupant, by: i64) {
         let who = &occupant.identity;
         // Someone who is still to come may not come: nobody can rely on it.
-        if occupant.stage != Stage::Coming && self.affinity.iter().all(|(term, _)| term.matches(who)) {
-            for (_, tally) in &mut self.affinity {
+        if occupant.stage != Stage::Coming && coupling.affinity.iter().all(|term| term.matches(who)) {
+            for tally in &mut self.affinity {
                 tally.change_at(map, ix, by);
             }
         }
-        let preferred = self.preferred.iter_mut().map(|(_, term, tally)| (&**term, tally));
-        let anti_affinity = self.anti_affinity.iter_mut().map(|(term, tally)| (&**term, tally));
-        for (term, tally) in anti_affinity.chain(preferred) {
-            if term.matches(who) {
-                tally.change_at(map, ix, by);
-            }
+        let anti_affinity = coupling.anti_affinity.iter().zip(&mut self.anti_affinity);
+        let preferred = coupling.preferred.iter().map(|(_, term)| term).zip(&mut self.preferred);
+        for (_, tally) in anti_affinity.chain(preferred).filter(|(term, _)| term.matches(who)) {
+            tally.change_at(map, ix, by);
         }
     }
 
@@ -91,30 +91,30 @@ impl<'a> Company<'a> {
         }
     }
 
-    pub(super) fn why_not(&self, map: &Map, ix: NodeIx) -> Option<Why> {
+    pub(super) fn why_not(&self, map: &Map, coupling: &Coupling, ix: NodeIx) -> Option<Why> {
         let mut beside = true;
-        for (term, tally) in &self.affinity {
+        for (term, tally) in coupling.affinity.iter().zip(&self.affinity) {
             let Some(domain) = map.domain(tally.key(), ix) else {
                 return Some(Why::NoDomain(term.topology_key.clone()));
             };
             beside &= tally.count(domain) > 0;
         }
-        let first_of_its_kind = || self.fits_itself && self.affinity.iter().all(|(_, tally)| tally.most() == 0);
+        let first_of_its_kind = || self.fits_itself && self.affinity.iter().all(|tally| tally.most() == 0);
         if !beside && !first_of_its_kind() {
             return Some(Why::NotBeside);
         }
-        if self.anti_affinity.iter().any(|(_, tally)| tally.count_at(map, ix) > 0) {
+        if self.anti_affinity.iter().any(|tally| tally.count_at(map, ix) > 0) {
             return Some(Why::Repels);
         }
         self.repelled.iter().any(|tally| tally.count_at(map, ix) > 0).then_some(Why::Repelled)
     }
 
     /// Of each preferred term as much as the node's domain has of what the fullest one has.
-    pub(super) fn score(&self, map: &Map, ix: NodeIx) -> i64 {
+    pub(super) fn score(&self, map: &Map, coupling: &Coupling, ix: NodeIx) -> i64 {
         let share = |weight: i32, tally: &Tally| match tally.most() {
             0 => 0,
             most => PER_WEIGHT * i64::from(weight) * tally.count_at(map, ix) / most,
         };
-        self.preferred.iter().map(|(weight, _, tally)| share(*weight, tally)).sum()
+        coupling.preferred.iter().zip(&self.preferred).map(|((weight, _), tally)| share(*weight, tally)).sum()
     }
 }

@@ -98,7 +98,7 @@ fn evenly(constraints: &[Spread]) -> Coupling {
 
 /// The nodes that take the pod.
 fn open(nodes: &Nodes, shape: &Shape, identity: &Identity) -> Vec<String> {
-    let surroundings = Surroundings::new(nodes, shape, identity);
+    let surroundings = Surroundings::new(nodes, &Arc::new(shape.clone()), &Arc::new(identity.clone()));
     let open = nodes.iter().filter(|(ix, ..)| {
         let why = surroundings.why_not(nodes, *ix);
         assert!(why.is_none() || is_coupled(nodes, shape, identity), "only the coupled are refused: {why:?}");
@@ -108,7 +108,7 @@ fn open(nodes: &Nodes, shape: &Shape, identity: &Identity) -> Vec<String> {
 }
 
 fn why(nodes: &Nodes, node: &str, shape: &Shape, identity: &Identity) -> Option<Why> {
-    fits(nodes, nodes.ix(node).unwrap(), shape, identity)
+    fits(nodes, nodes.ix(node).unwrap(), &Arc::new(shape.clone()), &Arc::new(identity.clone()))
 }
 
 #[test]
@@ -319,9 +319,9 @@ fn preferences_lead_to_wanted_company_and_emptier_domains() {
     put(&mut nodes, "a2", "db");
     put(&mut nodes, "b1", "db");
     put(&mut nodes, "b1", "web");
-    let web = who("n", "web");
+    let web = Arc::new(who("n", "web"));
     let scores = |coupling: Coupling| -> Vec<i64> {
-        let shape = shape(coupling);
+        let shape = Arc::new(shape(coupling));
         let surroundings = Surroundings::new(&nodes, &shape, &web);
         nodes.iter().map(|(ix, ..)| surroundings.score(&nodes, ix)).collect()
     };

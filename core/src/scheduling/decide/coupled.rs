@@ -7,9 +7,37 @@ use super::no_domain;
 use super::trial::{Place, Trial};
 use crate::scheduling::between::Surroundings;
 use crate::scheduling::filter::{Why, room_for, why_not};
-use crate::scheduling::nodes::{NodeIx, Nodes, Occupant, Stage};
-use crate::scheduling::pod::Shape;
+use crate::scheduling::nodes::{NodeIx, Nodes};
+use crate::scheduling::pod::{Identity, Shape};
 use crate::scheduling::refusal::{DomainRoom, GangRefusal, Helps};
+
+/// How many shapes' surroundings are kept.
+const KEPT: usize = 16;
+
+/// The surroundings of the shapes that were placed lately, the latest last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lately {
+    kept: Vec<Surroundings>,
+}
+
+impl Lately {
+    /// The surroundings of a pod now; they are given back by [`Lately::keep`].
+    fn take(&mut self, nodes: &Nodes, shape: &Arc<Shape>, identity: &Arc<Identity>) -> Surroundings {
+        let Some(at) = self.kept.iter().position(|kept| kept.are_of(shape, identity)) else {
+            return Surroundings::new(nodes, shape, identity);
+        };
+        let mut around = self.kept.remove(at);
+        around.turn_to(nodes, identity);
+        around
+    }
+
+    fn keep(&mut self, around: Surroundings) {
+        if self.kept.len() == KEPT {
+            self.kept.remove(0);
+        }
+        self.kept.push(around);
+    }
+}
 
 /// Puts the first `count` members. False when no way was found; some may be put then.
 pub(super) fn place(trial: &mut Trial<'_>, count: usize) -> bool {
@@ -41,9 +69,9 @@ fn place_within(trial: &mut Trial<'_>, place: &Place, count: usize) -> bool {
 fn place_kind(trial: &mut Trial<'_>, place: &Place, kind: usize, members: &[usize]) -> usize {
     let request = trial.request;
     let Some(first) = members.first().map(|member| &request.members[*member]) else { return 0 };
-    let shape = &*first.shape;
+    let shape = &first.shape;
     let mut identity = &first.identity;
-    let mut around = Surroundings::new(trial.nodes, shape, identity);
+    let mut around = trial.classes.around.take(trial.nodes, shape, identity);
     let mut candidates = trial.view(kind, place).ranked(members.len() as u64);
     let indifferent = is_indifferent(shape);
     let mut placed = 0;
@@ -56,22 +84,18 @@ fn place_kind(trial: &mut Trial<'_>, place: &Place, kind: usize, members: &[usiz
         let wish = trial.wish(member, place).filter(|ix| around.why_not(trial.nodes, *ix).is_none());
         let Some(ix) = wish.or_else(|| best(trial.nodes, &candidates, &around, indifferent)) else { continue };
         trial.put(member, ix);
-        let occupant = Occupant {
-            shape: Arc::clone(&request.shape),
-            identity: Arc::clone(&request.identity),
-            stage: Stage::Bound,
-        };
-        around.add(trial.nodes, ix, &occupant);
+        around.follow(trial.nodes);
         if room_for(trial.nodes, ix, shape) == 0 {
             candidates.retain(|candidate| *candidate != ix);
         }
         placed += 1;
     }
+    trial.classes.around.keep(around);
     placed
 }
 
 /// The node that the pod is best off on; the first of equal ones.
-fn best(nodes: &Nodes, candidates: &[NodeIx], around: &Surroundings<'_>, indifferent: bool) -> Option<NodeIx> {
+fn best(nodes: &Nodes, candidates: &[NodeIx], around: &Surroundings, indifferent: bool) -> Option<NodeIx> {
     let mut possible = candidates.iter().copied().filter(|ix| around.why_not(nodes, *ix).is_none());
     if indifferent { possible.next() } else { possible.min_by_key(|ix| std::cmp::Reverse(around.score(nodes, *ix))) }
 }
@@ -83,7 +107,7 @@ fn is_indifferent(shape: &Shape) -> bool {
 
 /// Why the gang does not fit: what the first member that found no node met, when as many as can be are placed.
 pub(super) fn refusal(trial: &mut Trial<'_>) -> GangRefusal {
-    let count = trial.request.minimum;
+    let count = trial.request.least();
     let place = roomiest(trial, count);
     place_within(trial, &place, count);
     let first = (0..count).find(|member| trial.node_of(*member).is_none());
@@ -93,7 +117,7 @@ pub(super) fn refusal(trial: &mut Trial<'_>) -> GangRefusal {
     };
     let kind = trial.kinds.of_member[first];
     let member = &trial.request.members[first];
-    let around = Surroundings::new(trial.nodes, &member.shape, &member.identity);
+    let around = trial.classes.around.take(trial.nodes, &member.shape, &member.identity);
     let nodes = &*trial.nodes;
     let outside = |ix: NodeIx| (!trial.is_within(ix, &place)).then_some(Why::OutsideDomain);
     let why = |ix: NodeIx| {

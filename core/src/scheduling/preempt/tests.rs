@@ -210,12 +210,12 @@ fn a_large_gang_among_a_thousand_full_nodes() {
     let mut site = Site::new(&[8; 1000]);
     site.budgets = vec![Budget { allowed: 4 }; 50];
     let sizes = [1, 2, 4, 8, 16, 64];
-    let (mut next, mut index) = (0_usize, 0_usize);
-    while next < 8000 {
-        let size = sizes[index % sizes.len()].min(8000 - next);
-        let pods: Vec<_> = (next..next + size).map(|gpu| ((gpu * 7) % 1000, 1)).collect();
-        site.unit((index % 3) as i32, index as u64, &pods, (index % 4 == 0).then_some(index % 50));
-        next += size;
+    let (mut taken, mut index) = (0_usize, 0_usize);
+    while taken < 8000 {
+        let pods = sizes[index % sizes.len()].min(8000 - taken);
+        let on: Vec<_> = (taken..taken + pods).map(|gpu| ((gpu * 7) % 1000, 1)).collect();
+        site.unit([0, 1, 2][index % 3], index as u64, &on, (index % 4 == 0).then_some(index % 50));
+        taken += pods;
         index += 1;
     }
     for (count, size) in [(4000, 1), (500, 8), (1, 8), (8, 1)] {

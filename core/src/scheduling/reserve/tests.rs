@@ -52,7 +52,7 @@ fn the_earliest_time_that_is_known_is_kept_for_the_gang() {
         run(&mut nodes, "c", 8, Some(200)),
     ];
     let reserved = reserve(&mut decider, &mut nodes, &whole_nodes(2), &endings).unwrap();
-    assert_eq!((names(&reserved), reserved.at), (vec!["b", "c"], Some(Duration::from_secs(300))));
+    assert_eq!((names(&reserved), reserved.at), (vec!["b", "c"], Some(Duration::from_mins(5))));
     assert!(endings.iter().all(|ending| nodes.occupant(ending.id).is_some()), "everyone is back");
 }
 

@@ -12,7 +12,7 @@ const SIZE: (&str, &str) = ("atoll.dev/gang-size", "8");
 const MIN: (&str, &str) = ("atoll.dev/gang-min", "4");
 
 fn pod(labels: Pairs, annotations: Pairs, group: Option<&str>) -> PodFacts {
-    let meta = ObjectMeta { labels: map(labels), annotations: map(annotations), ..meta("p") };
+    let meta = ObjectMeta { labels: map(labels), annotations: entries(annotations), ..meta("p") };
     let scheduling_group = group.map(|name| PodSchedulingGroup { pod_group_name: Some(name.to_owned()) });
     facts_with(meta, PodSpec { scheduling_group, ..PodSpec::default() }, PodStatus::default())
 }
@@ -81,7 +81,7 @@ fn ranks_come_from_the_label_or_from_kubernetes_own() {
 #[test]
 fn the_duration_is_annotated_or_the_deadline() {
     let read = |annotations: Pairs, deadline| {
-        let meta = ObjectMeta { annotations: map(annotations), ..meta("p") };
+        let meta = ObjectMeta { annotations: entries(annotations), ..meta("p") };
         let spec = PodSpec { active_deadline_seconds: deadline, ..PodSpec::default() };
         facts_with(meta, spec, PodStatus::default()).duration.map(|d| d.as_secs())
     };

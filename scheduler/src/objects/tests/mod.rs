@@ -8,7 +8,11 @@ mod whole;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::proto::{Container, ContainerStatus, Pod, PodSpec, PodStatus, Quantity, ResourceRequirements};
+use prost::bytes::Bytes;
+
+use crate::proto::{
+    Amount, Container, ContainerStatus, Entry, Pod, PodSpec, PodStatus, Quantity, ResourceRequirements,
+};
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
@@ -18,8 +22,21 @@ fn map(pairs: Pairs) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-fn quantities(pairs: Pairs) -> BTreeMap<String, Quantity> {
-    pairs.iter().map(|(key, value)| ((*key).to_owned(), Quantity { string: (*value).to_owned() })).collect()
+fn quantities(pairs: Pairs) -> Vec<Amount> {
+    let amount = |(resource, text): &(&str, &str)| Amount {
+        resource: (*resource).to_owned(),
+        quantity: Some(Quantity { string: (*text).to_owned() }),
+    };
+    pairs.iter().map(amount).collect()
+}
+
+fn entries(pairs: Pairs) -> Vec<Entry> {
+    pairs.iter().map(|(key, value)| Entry { key: (*key).to_owned(), value: (*value).to_owned() }).collect()
+}
+
+/// What protobuf keeps as it was read.
+fn raw(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
 }
 
 /// None where nothing is asked.
@@ -29,11 +46,11 @@ fn resources(pairs: Pairs) -> Option<ResourceRequirements> {
 }
 
 fn container(name: &str, requests: Pairs) -> Container {
-    Container { name: name.to_owned(), resources: resources(requests), ..Container::default() }
+    Container { name: raw(name), resources: resources(requests), ..Container::default() }
 }
 
 fn sidecar(name: &str, requests: Pairs) -> Container {
-    Container { restart_policy: Some("Always".to_owned()), ..container(name, requests) }
+    Container { restart_policy: Some(raw("Always")), ..container(name, requests) }
 }
 
 fn containers(containers: Vec<Container>) -> PodSpec {
@@ -42,7 +59,7 @@ fn containers(containers: Vec<Container>) -> PodSpec {
 
 /// Status of a container: promised, given.
 fn status(name: &str, promised: Pairs, given: Pairs) -> ContainerStatus {
-    ContainerStatus { name: name.to_owned(), allocated_resources: quantities(promised), resources: resources(given) }
+    ContainerStatus { name: raw(name), allocated_resources: quantities(promised), resources: resources(given) }
 }
 
 fn meta(name: &str) -> ObjectMeta {
@@ -55,7 +72,7 @@ fn facts(spec: PodSpec, status: PodStatus) -> PodFacts {
 }
 
 fn facts_with(meta: ObjectMeta, spec: PodSpec, status: PodStatus) -> PodFacts {
-    let spec = PodSpec { scheduler_name: US.to_owned(), ..spec };
+    let spec = PodSpec { scheduler_name: raw(US), ..spec };
     PodFacts::of(Pod { metadata: Some(meta), spec: Some(spec), status: Some(status) }, US, &Interner::default())
 }
 

@@ -111,11 +111,8 @@ fn the_largest_sum_over_containers_counts_not_the_sum_of_the_largest() {
 
 #[test]
 fn a_resize_that_the_kubelet_refused_counts_no_more() {
-    let refused = PodCondition {
-        r#type: "PodResizePending".to_owned(),
-        reason: "Infeasible".to_owned(),
-        ..PodCondition::default()
-    };
+    let refused =
+        PodCondition { r#type: raw("PodResizePending"), reason: raw("Infeasible"), ..PodCondition::default() };
     let status = PodStatus {
         conditions: vec![refused],
         container_statuses: vec![status("a", &[("cpu", "2")], &[("cpu", "2")])],

@@ -28,7 +28,7 @@ type Case = (VolumeSource, Vec<ExclusiveVolume>, Option<(&'static str, &'static 
 #[test]
 fn disks_that_a_pod_names_itself_are_shared_only_for_reading() {
     let text = str::to_owned;
-    let disk = |id: &str| Some(DiskById { id: id.to_owned() });
+    let disk = |id: &str| Some(Box::new(DiskById { id: id.to_owned() }));
     let rbd = |monitors: &[&str], read_only| Rbd {
         monitors: monitors.iter().map(|m| (*m).to_owned()).collect(),
         image: text("i"),
@@ -39,11 +39,11 @@ fn disks_that_a_pod_names_itself_are_shared_only_for_reading() {
     let cases: Vec<Case> = vec![
         (
             VolumeSource {
-                gce_persistent_disk: Some(GcePersistentDisk { pd_name: text("pd"), read_only: true }),
+                gce_persistent_disk: Some(Box::new(GcePersistentDisk { pd_name: text("pd"), read_only: true })),
                 ..none()
             },
             vec![exclusive("gce-pd/pd", true)],
-            Some(("pd.csi.storage.gke.io", "pd")),
+            Some(("pd.csi.storage.gke.io", "UNSPECIFIED/pd")),
         ),
         (
             VolumeSource { aws_elastic_block_store: disk("vol"), ..none() },
@@ -51,23 +51,27 @@ fn disks_that_a_pod_names_itself_are_shared_only_for_reading() {
             Some(("ebs.csi.aws.com", "vol")),
         ),
         (
-            VolumeSource { iscsi: Some(Iscsi { iqn: text("q"), read_only: false }), ..none() },
+            VolumeSource { iscsi: Some(Box::new(Iscsi { iqn: text("q"), read_only: false })), ..none() },
             vec![exclusive("iscsi/q", false)],
             None,
         ),
         (
-            VolumeSource { rbd: Some(rbd(&["a", "b"], true)), ..none() },
+            VolumeSource { rbd: Some(Box::new(rbd(&["a", "b"], true))), ..none() },
             vec![exclusive("rbd/a/p/i", true), exclusive("rbd/b/p/i", true)],
             None,
         ),
         (
-            VolumeSource { azure_disk: Some(AzureDisk { disk_uri: text("uri") }), ..none() },
+            VolumeSource { azure_disk: Some(Box::new(AzureDisk { disk_uri: text("uri") })), ..none() },
             vec![],
             Some(("disk.csi.azure.com", "uri")),
         ),
         (VolumeSource { cinder: disk("c"), ..none() }, vec![], Some(("cinder.csi.openstack.org", "c"))),
         (VolumeSource { portworx_volume: disk("x"), ..none() }, vec![], Some(("pxd.portworx.com", "x"))),
-        (VolumeSource { vsphere_volume: disk("v"), ..none() }, vec![], Some(("csi.vsphere.vmware.com", "v"))),
+        (
+            VolumeSource { aws_elastic_block_store: disk("aws://zone/vol-1"), ..none() },
+            vec![exclusive("aws-ebs/aws://zone/vol-1", false)],
+            Some(("ebs.csi.aws.com", "vol-1")),
+        ),
         // An emptyDir, a configMap, a volume of an inline CSI driver.
         (none(), vec![], None),
     ];
@@ -83,7 +87,7 @@ fn disks_that_a_pod_names_itself_are_shared_only_for_reading() {
 
 #[test]
 fn a_pod_uses_the_claims_that_it_names_and_those_that_are_made_for_it() {
-    let named = PersistentVolumeClaimSource { claim_name: "data".to_owned() };
+    let named = Box::new(PersistentVolumeClaimSource { claim_name: "data".to_owned() });
     let facts = with(vec![
         volume("a", VolumeSource { persistent_volume_claim: Some(named), ..VolumeSource::default() }),
         volume("scratch", VolumeSource { ephemeral: Some(Ephemeral {}), ..VolumeSource::default() }),

@@ -11,7 +11,7 @@ use crate::proto::{
 
 fn bound(phase: &str) -> PodFacts {
     let spec = PodSpec { node_name: "n".to_owned(), ..PodSpec::default() };
-    facts(spec, PodStatus { phase: phase.to_owned(), ..PodStatus::default() })
+    facts(spec, PodStatus { phase: raw(phase), ..PodStatus::default() })
 }
 
 #[test]
@@ -22,12 +22,12 @@ fn a_pod_takes_room_while_it_is_bound_and_not_finished() {
         assert_eq!(bound(phase).occupies(), None);
     }
     let condition = PodCondition {
-        r#type: "PodScheduled".to_owned(),
-        status: "False".to_owned(),
+        r#type: raw("PodScheduled"),
+        status: raw("False"),
         message: "no room".to_owned(),
         ..PodCondition::default()
     };
-    let status = PodStatus { phase: "Pending".to_owned(), conditions: vec![condition], ..PodStatus::default() };
+    let status = PodStatus { phase: raw("Pending"), conditions: vec![condition], ..PodStatus::default() };
     let waiting = facts(PodSpec::default(), status);
     assert_eq!((waiting.occupies(), waiting.waits()), (None, true));
     assert_eq!(waiting.unschedulable.as_deref(), Some("no room"));
@@ -74,7 +74,7 @@ fn a_pod_has_the_same_shape_before_and_after_it_is_bound() {
     let interner = Interner::default();
     let read = |node: &str, status: PodStatus| {
         let spec = PodSpec {
-            scheduler_name: US.to_owned(),
+            scheduler_name: raw(US),
             node_name: node.to_owned(),
             node_selector: map(&[("a", "b")]),
             ..containers(vec![container("a", &[("cpu", "1")])])

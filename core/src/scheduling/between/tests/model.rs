@@ -176,24 +176,27 @@ proptest! {
         mut nodes in any_nodes(),
         first in prop::collection::vec(any_occupant(), 0..6),
         then in prop::collection::vec((any_occupant(), any::<bool>()), 0..6),
+        relabelled in prop::option::weighted(0.2, 0..6usize),
         shape in any_shape(),
         identity in any_identity(),
         other in any_identity(),
     ) {
+        let (shape, identity, other) = (Arc::new(shape), Arc::new(identity), Arc::new(other));
+        let mut ids = Vec::new();
         for (node, occupant) in first {
-            nodes.put(&node.to_string(), occupant);
+            ids.push(nodes.put(&node.to_string(), occupant));
         }
         let mut surroundings = Surroundings::new(&nodes, &shape, &identity);
         for ((node, occupant), stays) in then {
-            // Numbers of nodes that nobody knows are given again: only known ones are told.
-            let Some(ix) = nodes.ix(&node.to_string()).filter(|ix| nodes.node(*ix).is_some()) else { continue };
-            let id = nodes.put_at(ix, occupant.clone());
-            surroundings.add(&nodes, ix, &occupant);
+            ids.push(nodes.put(&node.to_string(), occupant));
             if !stays {
-                nodes.take_off(id);
-                surroundings.remove(&nodes, ix, &occupant);
+                nodes.take_off(ids.swap_remove(node % ids.len()));
             }
         }
+        if let Some(at) = relabelled {
+            nodes.set(node(&at.to_string(), &[(HOST, &at.to_string()), (ZONE, "2")]));
+        }
+        surroundings.follow(&nodes);
         for (identity, turned) in [(&identity, false), (&other, true)] {
             if turned {
                 surroundings.turn_to(&nodes, identity);
