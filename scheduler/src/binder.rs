@@ -122,10 +122,9 @@ mod tests {
     /// A binder whose API server gives these answers.
     async fn binder(codes: &[u16]) -> (Binder, Log) {
         let codes = Mutex::new(VecDeque::from(codes.to_vec()));
-        let (connections, log) = scripted::serve(move |_| {
-            scripted::status(codes.lock().unwrap().pop_front().expect("no more requests"))
-        })
-        .await;
+        let (connections, log) =
+            scripted::serve(move |_| scripted::status(codes.lock().unwrap().pop_front().expect("no more requests")))
+                .await;
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         (Binder::new(connections, Permit::Alone, metrics, Load::default()), log)
     }

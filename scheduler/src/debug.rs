@@ -42,11 +42,7 @@ struct Asked {
     format: Option<String>,
 }
 
-async fn show(
-    State(ask): State<mpsc::Sender<Question>>,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
-) -> Response {
+async fn show(State(ask): State<mpsc::Sender<Question>>, Query(asked): Query<Asked>, headers: HeaderMap) -> Response {
     let (question, answer) = oneshot::channel();
     let view = async {
         ask.send(question).await.ok()?;

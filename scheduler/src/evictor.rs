@@ -137,10 +137,9 @@ mod tests {
 
     async fn evict(codes: &[u16], preempted: bool) -> (Event, Vec<String>) {
         let answers = Mutex::new(VecDeque::from(codes.to_vec()));
-        let (connections, log) = scripted::serve(move |_| {
-            scripted::status(answers.lock().unwrap().pop_front().expect("no more requests"))
-        })
-        .await;
+        let (connections, log) =
+            scripted::serve(move |_| scripted::status(answers.lock().unwrap().pop_front().expect("no more requests")))
+                .await;
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let evictor = Evictor::new(connections, Permit::Alone, metrics);
         let pod = ObjectKey::new("ns", "p");

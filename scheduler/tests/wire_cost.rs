@@ -3,11 +3,16 @@
 
 use std::time::{Duration, Instant};
 
+use atoll_api::names::SCHEDULER_NAME;
 use atoll_scheduler::api::{Change, Connections, Listed, Method, Watch};
 use atoll_scheduler::proto;
+use atoll_testkit::process::{ManagedProcess, ProcessSpec};
+use atoll_testkit::wait::wait_for;
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, NodeProfile, nodes, require};
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::{Pod, Toleration};
+use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use prost::bytes::Bytes;
 use serde_json::json;
@@ -129,6 +134,37 @@ async fn lists_and_bindings() {
         }
     }
     println!("on average in all, CPU here and there: raw {:?}, ours {:?}", spent[0], spent[1]);
+
+    // A scheduler that starts: from its process to its first binding.
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let mut took = Vec::new();
+    for round in 0..ROUNDS {
+        let name = format!("first-{round}");
+        let mut first: Pod = serde_json::from_slice(&pod(&name, None)).unwrap();
+        let spec = first.spec.as_mut().unwrap();
+        spec.scheduler_name = Some(SCHEDULER_NAME.to_owned());
+        spec.containers[0].resources = None;
+        // Nobody says that the nodes are ready.
+        spec.tolerations = Some(vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }]);
+        pods.create(&PostParams::default(), &first).await.unwrap();
+        let log = plane.dir().join("scheduler.log");
+        let spec = ProcessSpec::new("scheduler", env!("CARGO_BIN_EXE_atoll-scheduler"), &log)
+            .args(["--http-address", "127.0.0.1:0", "--leader-elect", "false", "--kubeconfig"])
+            .args([plane.kubeconfig()]);
+        let started = Instant::now();
+        let scheduler = ManagedProcess::start(spec).unwrap();
+        let bound = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.is_some();
+        wait_for(&pods, &name, "to be bound", LIMIT, bound).await.unwrap();
+        took.push(started.elapsed());
+        println!(
+            "first bind after {:?}, CPU {:?}, {} MiB",
+            started.elapsed(),
+            scheduler.cpu_time(),
+            scheduler.memory() >> 20
+        );
+        scheduler.terminate(LIMIT).await.unwrap();
+    }
+    println!("first bind: {:?} on average", took.iter().sum::<Duration>() / ROUNDS);
 
     for (count, in_flight) in [(1, 64), (2, 64), (4, 64), (2, 128)] {
         let prefix = format!("b-{count}-{in_flight}");

@@ -165,10 +165,13 @@ impl Writer {
 
 /// As much of a message as fits an event.
 fn shortened(message: &str) -> String {
-    message.chars().scan(0, |bytes, c| {
-        *bytes += c.len_utf8();
-        (*bytes <= MAX_NOTE).then_some(c)
-    }).collect()
+    message
+        .chars()
+        .scan(0, |bytes, c| {
+            *bytes += c.len_utf8();
+            (*bytes <= MAX_NOTE).then_some(c)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -191,7 +194,8 @@ mod tests {
     async fn write(codes: &'static [u16], action: Action) -> Vec<scripted::Asked> {
         let answers = Mutex::new(codes.iter());
         let (connections, log) =
-            scripted::serve(move |_| scripted::status(*answers.lock().unwrap().next().expect("no more requests"))).await;
+            scripted::serve(move |_| scripted::status(*answers.lock().unwrap().next().expect("no more requests")))
+                .await;
         let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
         let writer = Writer::new(client, connections, Permit::Alone, Load::default());
         let (actions, received) = tokio::sync::mpsc::unbounded_channel();
