@@ -6,7 +6,7 @@ CARGO ?= cargo
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
 tools: ## Build what tests and demo run against (Kubernetes, kwok, containerd …), cached by version
@@ -46,6 +46,11 @@ test-unit: ## Tests that need no control plane
 test: tools build ## All tests, those on real API servers included; ends with a count
 	hack/test.sh
 
+.PHONY: fuzz-scheduler
+fuzz-scheduler: tools ## Compare 1,000,000 pairs of pod and node with kube-scheduler's filters; PAIRS=, ATOLL_SEED=
+	ATOLL_FUZZ_PAIRS=$(or $(PAIRS),1000000) ATOLL_SEED=$${ATOLL_SEED:-$$SRANDOM} \
+		$(CARGO) test -p atoll-scheduler --test differential -- --nocapture
+
 .PHONY: demo
 demo: tools ## A network on this machine, step by step; CHECK=1: verify, time and clean up
 	$(CARGO) build --release --workspace --bins
@@ -56,5 +61,14 @@ bench-apply: tools ## Time from kubectl apply to all members Running; writes tar
 	$(CARGO) build --release --workspace --bins
 	target/release/bench-apply
 
+.PHONY: bench-scheduler
+bench-scheduler: tools ## The scheduler beside kube-scheduler and none; writes target/bench/scheduler.json
+	$(CARGO) build --release --workspace --bins
+	target/release/bench-scheduler
+
+.PHONY: fault-scheduler
+fault-scheduler: tools ## Kill the scheduler 1,000 times while gangs come and go
+	ATOLL_FAULT_KILLS=1000 $(CARGO) test -p atoll-scheduler --test faults -- --nocapture
+
 .PHONY: bench
-bench: bench-apply ## All benchmarks
+bench: bench-apply bench-scheduler ## All benchmarks

@@ -21,7 +21,7 @@ usage() {
   cat <<EOF
 usage: hack/tools.sh [all | core | realnode | path NAME | paths]
   all         core, and realnode when that is possible here (default)
-  core        control plane and simulated nodes: kube, kwok, demo programs
+  core        control plane and simulated nodes: kube, kwok, filters, demo programs
   realnode    containerd, CoreDNS and, as root, runc and the CNI plugins
   path NAME   where the tool is; fails when it has not been built
   paths       name=path of every tool, built or not
@@ -32,15 +32,17 @@ EOF
 inputs_key() { cat -- "$@" | sha256sum | cut -c1-12; }
 
 kube_key=$KUBERNETES-$(inputs_key "$src"/go.mod "$src"/go.sum "$src"/cmd/kube/*.go)
+filters_key=$KUBERNETES-$(inputs_key "$src"/go.mod "$src"/go.sum "$src"/cmd/filters/*.go)
 demo_key=$(inputs_key "$src"/cmd/pause/*.go "$src"/cmd/torch-demo/*.go)
 dns_key=$(inputs_key "$src"/dns/go.mod "$src"/dns/go.sum "$src"/dns/*.go)
-readonly kube_key demo_key dns_key
+readonly kube_key filters_key demo_key dns_key
 
 # tool_path NAME prints where a tool is, or will be once it is built.
 tool_path() {
   case $1 in
   kube) echo "$tools/kube-$kube_key/kube" ;;
   kwok) echo "$tools/kwok-$KWOK/kwok" ;;
+  kube-filters) echo "$tools/kube-filters-$filters_key/kube-filters" ;;
   pause | torch-demo) echo "$tools/demo-$demo_key/$1" ;;
   containerd | containerd-shim-runc-v2 | ctr) echo "$tools/containerd-$CONTAINERD/$1" ;;
   coredns) echo "$tools/coredns-$dns_key/coredns" ;;
@@ -50,7 +52,7 @@ tool_path() {
     ;;
   esac
 }
-readonly names="kube kwok pause torch-demo containerd containerd-shim-runc-v2 ctr coredns"
+readonly names="kube kwok kube-filters pause torch-demo containerd containerd-shim-runc-v2 ctr coredns"
 
 # go_static runs go for static binaries, politely: tests and builds that a
 # person waits for go first.
@@ -65,6 +67,9 @@ build_kube() {
 }
 build_kwok() {
   (cd "$1" && GOBIN=$1 go_static install -trimpath -ldflags "-s -w" "sigs.k8s.io/kwok/cmd/kwok@v$KWOK")
+}
+build_filters() {
+  (cd "$src" && go_static build -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/kube-filters" ./cmd/filters)
 }
 build_demo() {
   (cd "$src" && go_static build -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/" ./cmd/pause ./cmd/torch-demo)
@@ -118,6 +123,7 @@ provide() {
 provide_core() {
   provide "kube-$kube_key" kube "kube $KUBERNETES (7–8 min the first time)"
   provide "kwok-$KWOK" kwok "kwok $KWOK (1–2 min the first time)"
+  provide "kube-filters-$filters_key" filters "kube-filters, kube-scheduler's filter plugins"
   provide "demo-$demo_key" demo "pause and torch-demo"
 }
 
@@ -146,12 +152,12 @@ provide_realnode() {
 
 case ${1:-all} in
 all)
-  steps=6
+  steps=7
   provide_core
   provide_realnode
   ;;
 core)
-  steps=3
+  steps=4
   provide_core
   ;;
 realnode)

@@ -6,7 +6,6 @@
 
 pub mod catalogue;
 pub mod cluster;
-pub mod gang;
 pub mod inventory;
 pub mod lease;
 pub mod member;

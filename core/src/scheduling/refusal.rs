@@ -1,5 +1,6 @@
 //! Why a gang does not fit, with numbers.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::BitOr;
@@ -183,11 +184,19 @@ impl GangRefusal {
 /// A node that is not ready has a taint of either effect, or both; for people that is one reason.
 fn plain(why: Why) -> Why {
     match why {
-        Why::Tainted(taint) if taint.key == NOT_READY || taint.key == UNREACHABLE => {
+        Why::Tainted(taint) if is_silent(&taint) => {
             Why::Tainted(Taint { value: String::new(), effect: Effect::NoSchedule, ..taint })
         }
         why => why,
     }
+}
+
+fn is_not_ready(why: &Why) -> bool {
+    matches!(why, Why::Tainted(taint) if is_silent(taint))
+}
+
+fn is_silent(taint: &Taint) -> bool {
+    taint.key == NOT_READY || taint.key == UNREACHABLE
 }
 
 impl fmt::Display for GangRefusal {
@@ -210,7 +219,7 @@ impl fmt::Display for GangRefusal {
         if self.reserved > 0 {
             reasons.push((None, self.reserved));
         }
-        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        reasons.sort_by_key(|(why, count)| (Reverse(*count), !why.is_some_and(is_not_ready)));
         for (index, (why, count)) in reasons.iter().take(MAX_REASONS).enumerate() {
             f.write_str(if index == 0 { ": " } else { ", " })?;
             match why {

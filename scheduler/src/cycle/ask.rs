@@ -123,11 +123,12 @@ impl Scheduler {
         if ask.preempts {
             verdict.preempt_at = Some(now + PREEMPT_BASE.saturating_mul(1 << refusals.min(16)).min(PREEMPT_CAP));
         }
-        let news = self.queue.last_message(&key).is_some_and(|before| *before != verdict.message);
         self.queue.refuse(key, &ask.work, ask.order, ask.request, verdict);
-        self.note_refused(&ask.work, ask.order, now);
-        if news {
-            self.reword_line(&ask.work, now);
+        if helped_by.intersects(Helps::ROOM) {
+            self.note_refused(&ask.work, now);
+        }
+        if let Some((line, _)) = self.queue.line_of(&ask.work) {
+            self.spread(line, now);
         }
     }
 
@@ -145,7 +146,13 @@ impl Scheduler {
         self.cache.restore(lifted);
         if let Ok(assignment) = &decided {
             let taken: BTreeSet<&str> = assignment.nodes.iter().flatten().map(|node| &**node).collect();
-            let outbid = |work: &Work| self.cache.holds(work).any(|(_, claim)| taken.contains(&*claim.node));
+            // Another scheduler's nominee is for that one to look after.
+            let is_ours = |work: &Work| match work {
+                Work::Pod(pod) => self.cache.pod(pod).is_none_or(|pod| pod.ours),
+                Work::Gang(_) => true,
+            };
+            let outbid =
+                |work: &Work| is_ours(work) && self.cache.holds(work).any(|(_, claim)| taken.contains(&*claim.node));
             let outbid: Vec<Work> = lower.into_iter().filter(outbid).collect();
             for work in outbid {
                 self.withdraw(&work, attempt);
@@ -182,6 +189,7 @@ impl Scheduler {
         };
         let preempt_at = line.verdict.as_ref().and_then(|verdict| verdict.preempt_at);
         self.queue.refresh(id, preempt_at.filter(|_| preempts).map(|at| at.max(now)));
+        self.words_are_old(id, now);
     }
 
     pub(super) fn line_key(&self, ask: &Ask) -> LineKey {

@@ -20,15 +20,18 @@ impl Scheduler {
         let work = Work::Gang(gang.clone());
         let gather = self.settings.gather;
         let Some(group) = self.groups.get_mut(gang) else {
-            self.withdraw(&work, attempt);
+            self.give_back(&work, attempt);
             return Outcome::Nothing;
         };
         let readiness = group.readiness(now, gather);
         if readiness == Readiness::Nothing {
             let outcome = if group.is_bound() { Outcome::Bound } else { Outcome::Nothing };
             group.incomplete_since = None;
+            let binding = group.is_binding();
             self.report_bound(gang, now, attempt);
-            self.withdraw(&work, attempt);
+            if !binding {
+                self.give_back(&work, attempt);
+            }
             return outcome;
         }
         if let Some(why) = no_object(group) {
@@ -44,7 +47,7 @@ impl Scheduler {
             }
             Readiness::Gathering { there, until } => {
                 let why = format!("{there} of {} members are there, which is enough; waits for more", group.size());
-                self.withdraw(&work, attempt);
+                self.give_back(&work, attempt);
                 self.queue.wait(work, order, Some(Arc::from(why)), Some(until));
                 Outcome::Incomplete
             }
@@ -163,7 +166,9 @@ impl Scheduler {
         attempt: &mut Attempt,
     ) -> Outcome {
         let work = Work::Gang(gang.clone());
-        self.withdraw(&work, attempt);
+        if self.groups.get(gang).is_none_or(|group| !group.half_bound) {
+            self.give_back(&work, attempt);
+        }
         let Some(group) = self.groups.get_mut(gang) else { return Outcome::Nothing };
         let due = *group.incomplete_since.get_or_insert(now) + self.settings.reword;
         let half_bound = group.half_bound;

@@ -31,8 +31,8 @@ pub struct Settings {
     pub reword: Duration,
     /// How long an elastic gang that has its minimum waits for the rest of its members.
     pub gather: Duration,
-    /// How long a gang is refused for want of room before nodes are reserved for it.
-    pub reserve_after: Duration,
+    /// How long a gang is refused for want of room before nodes are reserved for it; `None`: none ever are.
+    pub reserve_after: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -42,7 +42,7 @@ impl Default for Settings {
             patience: Duration::from_secs(3),
             reword: Duration::from_secs(10),
             gather: Duration::from_secs(1),
-            reserve_after: Duration::from_secs(30),
+            reserve_after: Some(Duration::from_secs(30)),
         }
     }
 }
@@ -234,8 +234,9 @@ pub enum Action {
         /// In words.
         message: Arc<str>,
     },
-    /// Set a pod's `PodScheduled` condition to False. These writes yield to bindings; of those for one pod only the
-    /// last one matters.
+    /// Set a pod's `PodScheduled` condition to False. These writes yield to bindings. Of those for one pod only the last
+    /// one matters, and none does once an [`Action::Bind`] for the pod follows: one that is under way ends before the
+    /// pod is bound, one that is not is dropped.
     Unschedulable {
         /// The pod.
         pod: ObjectKey,

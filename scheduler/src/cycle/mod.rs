@@ -75,8 +75,8 @@ pub struct Scheduler {
     said: HashMap<ObjectKey, Said>,
     /// Whose words are to be said (again), and when.
     words: BTreeSet<(Duration, Listener)>,
-    /// Lines that are among them.
-    reworded: HashSet<LineId>,
+    /// Lines whose refusal is put in new words when there is nothing else to do, and from when on.
+    old_words: BTreeSet<(Duration, LineId)>,
     reserving: Reserving,
     turns: u64,
 }
@@ -103,7 +103,7 @@ impl Scheduler {
             spared: HashSet::new(),
             said: HashMap::new(),
             words: BTreeSet::new(),
-            reworded: HashSet::new(),
+            old_words: BTreeSet::new(),
             reserving: Reserving::default(),
             turns: 0,
         }
@@ -153,7 +153,9 @@ impl Scheduler {
         {
             return Some(told);
         }
-        let Some((order, work)) = self.queue.pop() else { return self.say_what_is_due(now) };
+        let Some((order, work)) = self.queue.pop() else {
+            return self.say_what_is_due(now).or_else(|| self.find_new_words(now));
+        };
         let mut attempt = Attempt::of(Outcome::Nothing);
         attempt.outcome = match &work {
             Work::Gang(gang) => self.try_gang(gang, order, now, &mut attempt),
@@ -171,7 +173,8 @@ impl Scheduler {
         }
         let expiry = self.expiries.first().map(|(at, _)| *at);
         let words = self.words.first().map(|(at, _)| *at);
-        [self.queue.next_due(), expiry, words, self.reserving.next_due()].into_iter().flatten().min()
+        let old_words = self.old_words.first().map(|(at, _)| *at);
+        [self.queue.next_due(), expiry, words, old_words, self.reserving.next_due()].into_iter().flatten().min()
     }
 
     /// What is on the nodes.

@@ -104,15 +104,13 @@ impl Scheduler {
         let of_preemption = matches!(self.evicting.get(pod), Some(Some(_)));
         self.victim_settled(pod);
         self.evicting.remove(pod);
-        if !of_preemption
-            && let Some(gang) = Group::key_of(&facts)
-            && let Some(group) = self.groups.get_mut(&gang)
-        {
-            group.set(&facts, false, false);
+        self.set_member(&facts);
+        let Some(gang) = Group::key_of(&facts).filter(|_| facts.ours) else { return };
+        if let Some(group) = self.groups.get_mut(&gang).filter(|group| !of_preemption && !group.is_bound()) {
             // Still in part: it is tried again to complete it, then to undo it.
-            group.half_bound = !group.is_bound();
+            group.half_bound = true;
             group.stuck_since = Some(now);
-            self.queue_gang(&gang);
         }
+        self.queue_gang(&gang);
     }
 }

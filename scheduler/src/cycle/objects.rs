@@ -142,7 +142,7 @@ impl Scheduler {
     }
 
     /// Nothing is held for it any more.
-    fn give_back(&mut self, work: &Work, attempt: &mut Attempt) {
+    pub(super) fn give_back(&mut self, work: &Work, attempt: &mut Attempt) {
         self.withdraw(work, attempt);
         if !self.cache.release(work, |_| true).is_empty() {
             self.freed();

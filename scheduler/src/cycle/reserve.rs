@@ -1,6 +1,6 @@
 //! Nodes that are kept for a large gang, so that it is not passed by small ones for ever.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ use crate::queue::{Line, Order, Place, Work};
 
 /// After how long a reservation is made anew from what is known by then, as soon as something happens.
 const RENEW: Duration = Duration::from_secs(30);
+
+/// After how long it is tried to reserve nodes for the next gang when there were none for the last one.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// For whom nodes are kept, and which.
 #[derive(Debug)]
@@ -30,11 +33,16 @@ pub(super) struct Reserving {
     due: BTreeSet<(Duration, Work)>,
     /// Gangs that were refused for long enough.
     overdue: BTreeSet<(Order, Work)>,
+    /// Everyone in these two.
+    known: HashSet<Work>,
+    /// No nodes were found for the last one: the next is not tried before.
+    pause: Option<Duration>,
 }
 
 impl Reserving {
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.due.first().map(|(at, _)| *at)
+        let next = self.pause.filter(|_| !self.overdue.is_empty());
+        self.due.first().map(|(at, _)| *at).into_iter().chain(next).min()
     }
 }
 
@@ -63,11 +71,10 @@ impl Scheduler {
     }
 
     /// A gang does not fit. Unless that changes, nodes are reserved for it after a while.
-    pub(super) fn note_refused(&mut self, work: &Work, order: Order, now: Duration) {
-        let known = self.reserving.overdue.contains(&(order, work.clone()))
-            || self.reserving.due.iter().any(|(_, known)| known == work);
-        if !known && matches!(work, Work::Gang(_)) {
-            self.reserving.due.insert((now + self.settings.reserve_after, work.clone()));
+    pub(super) fn note_refused(&mut self, work: &Work, now: Duration) {
+        let Some(after) = self.settings.reserve_after.filter(|_| matches!(work, Work::Gang(_))) else { return };
+        if self.reserving.known.insert(work.clone()) {
+            self.reserving.due.insert((now + after, work.clone()));
         }
     }
 
@@ -77,14 +84,21 @@ impl Scheduler {
             && *at <= now
         {
             let Some((_, work)) = self.reserving.due.pop_first() else { break };
-            if let Some(place @ Place::Lined { .. }) = self.queue.place(&work) {
-                self.reserving.overdue.insert((place.order(), work));
+            match self.queue.place(&work) {
+                Some(place @ Place::Lined { .. }) => {
+                    self.reserving.overdue.insert((place.order(), work));
+                }
+                _ => {
+                    self.reserving.known.remove(&work);
+                }
             }
         }
         while let Some((_, work)) = self.reserving.overdue.first()
             && !matches!(self.queue.place(work), Some(Place::Lined { .. } | Place::Ready(_)))
         {
-            self.reserving.overdue.pop_first();
+            if let Some((_, work)) = self.reserving.overdue.pop_first() {
+                self.reserving.known.remove(&work);
+            }
         }
         let first = self.reserving.overdue.first().cloned();
         let stands = match (&self.reserving.reserved, &first) {
@@ -98,6 +112,10 @@ impl Scheduler {
         if self.reserving.reserved.take().is_some() {
             self.freed();
         }
+        if self.reserving.pause.is_some_and(|until| now < until) {
+            return;
+        }
+        self.reserving.pause = None;
         if let Some((order, work)) = first {
             self.reserve_for(order, work, now);
         }
@@ -114,8 +132,10 @@ impl Scheduler {
         let endings: Vec<Ending> = endings.collect();
         let found = reserve(&mut self.decider, self.cache.nodes_mut(), &request, &endings);
         let Some(reservation) = found else {
-            // It would not fit if everyone ended: tried again when it is refused again.
+            // It would not fit if everyone ended. It is thought of again when it is refused again.
+            self.reserving.known.remove(&work);
             self.reserving.overdue.remove(&(order, work));
+            self.reserving.pause = Some(now + PAUSE);
             return;
         };
         let nodes = self.cache.nodes();

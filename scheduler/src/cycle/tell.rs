@@ -149,13 +149,43 @@ impl Scheduler {
         group.written = Some(Written { scheduled: true, message, at: now });
     }
 
-    /// The words of everyone in the line of `work` have changed.
-    pub(super) fn reword_line(&mut self, work: &Work, now: Duration) {
-        if let Some((line, _)) = self.queue.line_of(work)
-            && self.reworded.insert(line)
+    /// After a while everyone in the line hears the last refusal, if that is news.
+    pub(super) fn spread(&mut self, id: LineId, now: Duration) {
+        if let Some(line) = self.queue.line_mut(id)
+            && line.message != line.told
+            && !std::mem::replace(&mut line.telling, true)
         {
-            self.words.insert((now + self.settings.reword, Listener::Line(line)));
+            self.words.insert((now + self.settings.reword, Listener::Line(id)));
         }
+    }
+
+    /// What the line was told is not quite true any more, although it does not fit still.
+    pub(super) fn words_are_old(&mut self, id: LineId, now: Duration) {
+        if let Some(line) = self.queue.line_mut(id)
+            && !std::mem::replace(&mut line.aging, true)
+        {
+            let doublings = line.refusals().saturating_sub(1).min(MOST_DOUBLINGS);
+            self.old_words.insert((now + self.settings.reword.saturating_mul(1 << doublings), id));
+        }
+    }
+
+    /// Puts the refusal of one line in new words: everything else goes first.
+    pub(super) fn find_new_words(&mut self, now: Duration) -> Option<Attempt> {
+        let (_, id) = self.old_words.first().copied().filter(|(at, _)| *at <= now)?;
+        self.old_words.pop_first();
+        let mut attempt = Attempt::of(Outcome::Nothing);
+        if let Some(line) = self.queue.line_mut(id) {
+            line.aging = false;
+            attempt.decided = true;
+            match self.decider.decide(self.cache.nodes_mut(), &line.request) {
+                Ok(_) => self.queue.open(id),
+                Err(refusal) => {
+                    self.queue.reword(id, Arc::from(refusal.to_string()));
+                    self.spread(id, now);
+                }
+            }
+        }
+        Some(attempt)
     }
 
     /// Tells some of those whose words are due.
@@ -169,9 +199,11 @@ impl Scheduler {
             told += 1;
             match self.words.pop_first() {
                 Some((at, Listener::Line(id))) => {
-                    self.reworded.remove(&id);
-                    let members = self.queue.line(id).into_iter().flat_map(|line| line.members());
-                    self.words.extend(members.map(|work| (at, Listener::Work(work.clone()))));
+                    if let Some(line) = self.queue.line_mut(id) {
+                        line.telling = false;
+                        line.told = Arc::clone(&line.message);
+                        self.words.extend(line.members().map(|work| (at, Listener::Work(work.clone()))));
+                    }
                 }
                 Some((_, Listener::Work(work))) => self.tell_work(&work, now, &mut attempt),
                 None => {}

@@ -216,6 +216,11 @@ impl Group {
         self.binding == 0 && self.bound >= self.min()
     }
 
+    /// Whether answers to bindings are awaited.
+    pub(crate) fn is_binding(&self) -> bool {
+        self.binding > 0
+    }
+
     /// Whether it can be decided now.
     pub(crate) fn readiness(&mut self, now: Duration, gather: Duration) -> Readiness {
         let placed = self.bound + self.binding;

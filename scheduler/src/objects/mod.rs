@@ -21,7 +21,6 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::proto::{ObjectMeta, Time};
 
-use atoll_core::scheduling::Level;
 
 pub use budget::BudgetFacts;
 pub use gang::{GangFacts, GangSpecFacts, MemberFacts};

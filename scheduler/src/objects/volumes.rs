@@ -1,6 +1,6 @@
 //! What the volumes of pods ask of nodes: those written into the pod, and those behind claims.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use atoll_core::scheduling::{ExclusiveVolume, NodeTerm, VolumeNeeds};
@@ -21,6 +21,8 @@ const ZONE_LABELS: [&str; 4] = [
     "topology.kubernetes.io/zone",
     "topology.kubernetes.io/region",
 ];
+/// Stands for the zone of a disk of which it is not known.
+const NO_ZONE: &str = "UNSPECIFIED";
 /// Between the zones in one label of a volume that can be reached in several.
 const ZONE_DELIMITER: &str = "__";
 
@@ -97,9 +99,9 @@ impl VolumeFacts {
         });
         Self {
             zones: zones.collect(),
-            name: meta.name,
             affinity: affinity.and_then(without_names),
-            attached: spec.persistent_volume_source.and_then(attached),
+            attached: spec.persistent_volume_source.and_then(|source| attached(source, &meta.labels)),
+            name: meta.name,
         }
     }
 }
@@ -112,44 +114,55 @@ fn without_names(terms: Vec<NodeTerm>) -> Option<Vec<NodeTerm>> {
     Some(terms.into_iter().map(|term| NodeTerm { name: Vec::new(), ..term }).collect())
 }
 
-fn attached(source: PersistentVolumeSource) -> Option<(String, String)> {
+fn attached(source: PersistentVolumeSource, labels: &BTreeMap<String, String>) -> Option<(String, String)> {
     if let Some(csi) = source.csi {
         return Some((csi.driver, csi.volume_handle));
     }
     Migrated {
         gce: source.gce_persistent_disk.as_ref(),
+        zone: [ZONE_LABELS[0], ZONE_LABELS[2]].iter().find_map(|label| labels.get(*label)).map(String::as_str),
         aws: source.aws_elastic_block_store.as_ref(),
         azure: source.azure_disk.as_ref(),
         cinder: source.cinder.as_ref(),
         portworx: source.portworx_volume.as_ref(),
-        vsphere: source.vsphere_volume.as_ref(),
     }
     .attached()
 }
 
-/// Volumes that Kubernetes once attached itself and that CSI drivers attach today.
+/// Volumes that Kubernetes once attached itself and that CSI drivers attach today, so that they count against the
+/// limits of these drivers. Kubernetes does not count those of vSphere.
 struct Migrated<'a> {
     gce: Option<&'a GcePersistentDisk>,
+    /// Disks of GCE are named anew in each zone; those that a pod names itself are in an unknown one.
+    zone: Option<&'a str>,
     aws: Option<&'a DiskById>,
     azure: Option<&'a AzureDisk>,
     cinder: Option<&'a DiskById>,
     portworx: Option<&'a DiskById>,
-    vsphere: Option<&'a DiskById>,
 }
 
 impl Migrated<'_> {
     /// The driver and the disk.
     fn attached(&self) -> Option<(String, String)> {
         let all = [
-            ("pd.csi.storage.gke.io", self.gce.map(|disk| &disk.pd_name)),
-            ("ebs.csi.aws.com", self.aws.map(|disk| &disk.id)),
-            ("disk.csi.azure.com", self.azure.map(|disk| &disk.disk_uri)),
-            ("cinder.csi.openstack.org", self.cinder.map(|disk| &disk.id)),
-            ("pxd.portworx.com", self.portworx.map(|disk| &disk.id)),
-            ("csi.vsphere.vmware.com", self.vsphere.map(|disk| &disk.id)),
+            (
+                "pd.csi.storage.gke.io",
+                self.gce.map(|disk| format!("{}/{}", self.zone.unwrap_or(NO_ZONE), disk.pd_name)),
+            ),
+            ("ebs.csi.aws.com", self.aws.and_then(|disk| ebs_volume(&disk.id)).map(str::to_owned)),
+            ("disk.csi.azure.com", self.azure.map(|disk| disk.disk_uri.clone())),
+            ("cinder.csi.openstack.org", self.cinder.map(|disk| disk.id.clone())),
+            ("pxd.portworx.com", self.portworx.map(|disk| disk.id.clone())),
         ];
-        all.into_iter().find_map(|(driver, disk)| Some((driver.to_owned(), disk?.clone())))
+        all.into_iter().find_map(|(driver, disk)| Some((driver.to_owned(), disk?)))
     }
+}
+
+/// EBS volumes are named by their ID, or by `aws://zone/ID`.
+fn ebs_volume(name: &str) -> Option<&str> {
+    let Some(path) = name.strip_prefix("aws://") else { return Some(name) };
+    let (_zone, id) = path.split_once('/')?;
+    Some(id.trim_matches('/')).filter(|id| id.starts_with("vol-") && !id.contains('/'))
 }
 
 /// What a pod's volumes ask as far as the pod itself says so, and the claims that say the rest.
@@ -192,11 +205,11 @@ fn written_out(source: &VolumeSource, needs: &mut VolumeNeeds) {
     }
     let migrated = Migrated {
         gce: source.gce_persistent_disk.as_deref(),
+        zone: None,
         aws: source.aws_elastic_block_store.as_deref(),
         azure: source.azure_disk.as_deref(),
         cinder: source.cinder.as_deref(),
         portworx: source.portworx_volume.as_deref(),
-        vsphere: source.vsphere_volume.as_deref(),
     };
     if let Some((driver, disk)) = migrated.attached() {
         needs.attached.entry(driver).or_default().insert(disk);

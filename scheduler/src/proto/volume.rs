@@ -26,8 +26,6 @@ pub struct VolumeSource {
     pub rbd: Option<Box<Rbd>>,
     #[prost(message, optional, boxed, tag = "13")]
     pub cinder: Option<Box<DiskById>>,
-    #[prost(message, optional, boxed, tag = "20")]
-    pub vsphere_volume: Option<Box<DiskById>>,
     #[prost(message, optional, boxed, tag = "22")]
     pub azure_disk: Option<Box<AzureDisk>>,
     #[prost(message, optional, boxed, tag = "24")]
@@ -136,8 +134,6 @@ pub struct PersistentVolumeSource {
     pub aws_elastic_block_store: Option<DiskById>,
     #[prost(message, optional, tag = "8")]
     pub cinder: Option<DiskById>,
-    #[prost(message, optional, tag = "14")]
-    pub vsphere_volume: Option<DiskById>,
     #[prost(message, optional, tag = "16")]
     pub azure_disk: Option<AzureDisk>,
     #[prost(message, optional, tag = "18")]

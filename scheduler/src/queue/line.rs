@@ -129,6 +129,12 @@ pub struct Line {
     /// It is opened then, see [`Verdict::preempt_at`].
     pub(super) reopen: Option<Duration>,
     pub(super) refusals: u32,
+    /// What all of its members are told, or will be.
+    pub told: Arc<str>,
+    /// They are going to be told the last refusal.
+    pub telling: bool,
+    /// The refusal is going to be put in new words.
+    pub aging: bool,
 }
 
 impl Line {
@@ -142,6 +148,9 @@ impl Line {
             message: Arc::from(""),
             reopen: None,
             refusals: 0,
+            told: Arc::from(""),
+            telling: false,
+            aging: false,
         }
     }
 
@@ -159,6 +168,12 @@ impl Line {
     #[must_use]
     pub fn key(&self) -> &LineKey {
         &self.key
+    }
+
+    /// How often it was refused since somebody of it went.
+    #[must_use]
+    pub fn refusals(&self) -> u32 {
+        self.refusals
     }
 
     /// Everyone who waits in it.

@@ -245,6 +245,9 @@ impl Queue {
             line.request = request;
             line.refusals = line.refusals.saturating_add(1);
             line.message = Arc::clone(&verdict.message);
+            if line.refusals == 1 && line.parked.is_empty() {
+                line.told = Arc::clone(&verdict.message);
+            }
             if let Some(again) = verdict.again {
                 self.alarms.insert((again, Alarm::Line(id)));
             }
@@ -263,10 +266,15 @@ impl Queue {
         self.ids.get(key).and_then(|id| self.lines.get(id)).map_or(0, |line| line.refusals)
     }
 
-    /// What the line was last told.
-    #[must_use]
-    pub fn last_message(&self, key: &LineKey) -> Option<&Arc<str>> {
-        self.ids.get(key).and_then(|id| self.lines.get(id)).map(|line| &line.message)
+    /// The same refusal in other words.
+    pub fn reword(&mut self, id: LineId, message: Arc<str>) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.refusals = line.refusals.saturating_add(1);
+            if let Some(verdict) = &mut line.verdict {
+                verdict.message = Arc::clone(&message);
+            }
+            line.message = message;
+        }
     }
 
     /// Something happened that could help those that wait for it.

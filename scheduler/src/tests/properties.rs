@@ -90,7 +90,7 @@ pub(super) fn fits(nodes: &mut Nodes, shapes: &[Arc<Shape>]) -> bool {
 /// Without reservations, so that what fits does not wait.
 pub(super) fn world() -> World {
     let mut world = World::new(&[("a", 6), ("b", 4), ("c", 3)]);
-    world.settings.reserve_after = Duration::from_secs(1_000_000_000);
+    world.settings.reserve_after = None;
     world.restart();
     world
 }

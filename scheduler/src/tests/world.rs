@@ -1,6 +1,6 @@
 //! A Site in memory: the objects, the watch events that they cause, and what the scheduler has in flight.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub(super) struct World {
     pub(super) ending: Vec<ObjectKey>,
     /// Pods that are evicted end at once.
     pub(super) kubelets: bool,
+    /// Gangs of labels that were whole since one of their pods was bound.
+    pub(super) whole: BTreeSet<ObjectKey>,
     uids: u64,
 }
 
@@ -108,6 +110,7 @@ impl World {
             conditions: 0,
             ending: Vec::new(),
             kubelets: true,
+            whole: BTreeSet::new(),
             uids: 0,
         };
         world.restart();
@@ -250,8 +253,11 @@ impl World {
     }
 
     pub(super) fn delete_pod(&mut self, name: &str) {
-        if self.pods.remove(&key(name)).is_some() {
+        if let Some(pod) = self.pods.remove(&key(name)) {
             self.inbox.push_back(Event::PodGone(key(name)));
+            if let Some(gang) = pod.gang.filter(|gang| self.bound_of(gang.name()) == 0) {
+                self.whole.remove(&key(gang.name()));
+            }
         }
     }
 
@@ -263,6 +269,12 @@ impl World {
 
     pub(super) fn turn(&mut self) -> Option<Outcome> {
         let attempt = self.scheduler.attempt(self.now)?;
+        // What was to be said about a pod is dropped when it is bound.
+        for action in &attempt.actions {
+            if let Action::Bind(Binding { pod: bound, .. }) = action {
+                self.outbox.retain(|a| !matches!(a, Action::Unschedulable { pod, .. } if pod == bound));
+            }
+        }
         self.outbox.extend(attempt.actions);
         Some(attempt.outcome)
     }
@@ -366,7 +378,12 @@ impl World {
         pod.unschedulable = None;
         pod.nominated = None;
         pod.started = Some(self.now);
-        self.set_pod(pod);
+        self.set_pod(pod.clone());
+        if let Some(GangName::Label { name, min, .. }) = &pod.gang
+            && self.bound_of(name) >= usize::try_from(*min).unwrap()
+        {
+            self.whole.insert(key(name));
+        }
         true
     }
 
@@ -435,6 +452,12 @@ impl World {
     /// Refusals of Gang objects that were published.
     pub(super) fn refusals(&self) -> usize {
         self.told.iter().filter(|(kind, ..)| *kind == ObjectKind::Gang).count()
+    }
+
+    /// How many pods of the gang are bound.
+    pub(super) fn bound_of(&self, gang: &str) -> usize {
+        let of = |pod: &&PodFacts| pod.gang.as_ref().is_some_and(|name| name.name() == gang);
+        self.pods.values().filter(of).filter(|pod| pod.node.is_some()).count()
     }
 
     pub(super) fn why(&self, pod: &str) -> &str {

@@ -76,6 +76,14 @@ impl AuditEvent {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
 
+impl Mark {
+    /// How many bytes of the log are before it.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
 /// Reads an audit log.
 #[derive(Debug, Clone)]
 pub struct Audit {

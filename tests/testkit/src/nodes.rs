@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::{
-    api::core::v1::{Node, NodeAddress, NodeStatus, NodeSystemInfo},
+    api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{
@@ -53,6 +53,8 @@ pub struct NodeProfile {
     pub nodes_per_rack: u32,
     /// More labels.
     pub labels: BTreeMap<String, String>,
+    /// They are Ready as created, and nothing simulates their pods: those stay Pending once bound.
+    pub without_kwok: bool,
 }
 
 impl NodeProfile {
@@ -74,6 +76,7 @@ impl NodeProfile {
             zone: String::new(),
             nodes_per_rack: 0,
             labels: BTreeMap::new(),
+            without_kwok: false,
         }
     }
 
@@ -158,6 +161,13 @@ impl NodeProfile {
         self
     }
 
+    /// Makes them Ready as created and leaves their pods alone: for measurements that kwok's writes would disturb.
+    #[must_use]
+    pub fn without_kwok(mut self) -> Self {
+        self.without_kwok = true;
+        self
+    }
+
     /// The nodes' names.
     pub fn names(&self) -> impl Iterator<Item = String> + use<'_> {
         (self.first..self.first + self.count).map(|number| format!("{}-{number}", self.name_prefix))
@@ -186,13 +196,14 @@ impl NodeProfile {
         Node {
             metadata: ObjectMeta {
                 labels: Some(self.labels_of(&name, number)),
-                annotations: Some([(kwok::NODE.0.to_owned(), kwok::NODE.1.to_owned())].into()),
+                annotations: (!self.without_kwok).then(|| [(kwok::NODE.0.to_owned(), kwok::NODE.1.to_owned())].into()),
                 name: Some(name.clone()),
                 ..ObjectMeta::default()
             },
             status: Some(NodeStatus {
                 allocatable: Some(capacity.clone()),
                 capacity: Some(capacity),
+                conditions: self.without_kwok.then(|| vec![ready()]),
                 addresses: Some(vec![address("InternalIP", &format!("10.{b}.{c}.{d}")), address("Hostname", &name)]),
                 node_info: Some(NodeSystemInfo {
                     architecture: "amd64".to_owned(),
@@ -243,6 +254,10 @@ impl NodeProfile {
         }
         labels
     }
+}
+
+fn ready() -> NodeCondition {
+    NodeCondition { type_: "Ready".to_owned(), status: "True".to_owned(), ..NodeCondition::default() }
 }
 
 /// Creates the nodes of these profiles, 64 at a time.
@@ -311,6 +326,13 @@ mod tests {
         assert_eq!(labels[RACK], "h-rack-1");
         let status = nodes[9].status.as_ref().unwrap();
         assert_eq!(status.capacity.as_ref().unwrap()["nvidia.com/gpu"].0, "8");
+    }
+
+    #[test]
+    fn a_node_without_kwok_is_ready_as_created() {
+        let node = NodeProfile::h100().without_kwok().nodes().next().unwrap();
+        assert!(is_ready(&node) && node.metadata.annotations.is_none());
+        assert!(!is_ready(&NodeProfile::h100().nodes().next().unwrap()));
     }
 
     #[test]

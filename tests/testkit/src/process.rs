@@ -161,9 +161,19 @@ impl ManagedProcess {
     /// Its resident memory in bytes, or 0 when it has ended.
     #[must_use]
     pub fn memory(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory that it has had so far in bytes, or 0 when it has ended.
+    #[must_use]
+    pub fn peak_memory(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let kib = status.lines().find_map(|line| {
-            let rest = line.strip_prefix("VmRSS:")?;
+            let rest = line.strip_prefix(field)?;
             rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
         });
         kib.unwrap_or(0) * 1024

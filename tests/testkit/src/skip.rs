@@ -7,6 +7,8 @@ use crate::{Result, realnode, tools};
 pub enum Need {
     /// A control plane and simulated nodes.
     Core,
+    /// kube-scheduler's filter plugins.
+    Filters,
     /// A kubelet with containers: root, runc and more programs.
     RealNode,
 }
@@ -16,6 +18,7 @@ impl Need {
     pub fn check(self) -> Result<()> {
         let tools: &[&[&str]] = match self {
             Need::Core => &[tools::CORE],
+            Need::Filters => &[tools::FILTERS],
             Need::RealNode => {
                 realnode::supported()?;
                 &[tools::CORE, tools::REAL_NODE]
@@ -47,7 +50,7 @@ impl Need {
 }
 
 /// Ends the test here, loudly, unless what it needs is there:
-/// `require!(Core)` or `require!(RealNode)`; with a second argument, the
+/// `require!(Core)`, `require!(Filters)` or `require!(RealNode)`; with a second argument, the
 /// value to return.
 #[macro_export]
 macro_rules! require {

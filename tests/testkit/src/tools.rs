@@ -6,11 +6,13 @@ use crate::{Error, Result, error::Doing as _};
 
 /// The control plane and what simulates nodes: enough for most tests.
 pub const CORE: &[&str] = &["kube", "kwok"];
+/// kube-scheduler's filter plugins as a program.
+pub const FILTERS: &[&str] = &["kube-filters"];
 /// What a real node needs besides [`CORE`].
 pub const REAL_NODE: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "coredns", "pause", "torch-demo"];
 
 /// The path of a program from `make tools`, by its name in `hack/tools.sh`:
-/// `kube`, `kwok`, `containerd`, `containerd-shim-runc-v2`, `ctr`, `coredns`,
+/// `kube`, `kwok`, `kube-filters`, `containerd`, `containerd-shim-runc-v2`, `ctr`, `coredns`,
 /// `pause` or `torch-demo`.
 pub fn path(tool: &str) -> Result<PathBuf> {
     let path = paths()?

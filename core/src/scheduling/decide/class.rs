@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::cost::{Cost, cost};
 use super::coupled::Lately;
+use super::topology::{Keys, Topologies, Topology, Values};
 use crate::scheduling::filter::room_for;
 use crate::scheduling::node::NodeState;
 use crate::scheduling::nodes::{NodeIx, Nodes};
@@ -16,28 +17,6 @@ const MAX_ENTRIES: usize = 1 << 20;
 const OWN_ENTRIES: usize = 64;
 /// Ways to divide the nodes into domains that are kept for one shape.
 const MAX_GROUPINGS: usize = 8;
-
-/// Node labels whose values are domains: first the `required` ones, then the preferred ones, each coarse to fine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Keys {
-    pub(super) labels: Vec<String>,
-    pub(super) required: usize,
-}
-
-impl Keys {
-    /// The node's values.
-    pub(super) fn value<'a>(&'a self, node: &'a NodeState) -> impl Iterator<Item = Option<&'a str>> {
-        self.labels.iter().map(|label| node.labels.get(label).map(String::as_str))
-    }
-
-    /// The first required label that the node lacks: it is outside of every domain.
-    pub(super) fn lacks(&self, node: &NodeState) -> Option<&str> {
-        self.labels.iter().take(self.required).map(String::as_str).find(|label| !node.labels.contains_key(*label))
-    }
-}
-
-/// Values of [`Keys`], which name a domain. Only a preferred one may be absent.
-pub(super) type Values = Arc<[Option<Arc<str>>]>;
 
 /// A node with room for a pod of the class; the best one first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,56 +61,46 @@ struct Grouping {
 }
 
 impl Grouping {
-    fn of(class: &Class, keys: &Keys, nodes: &Nodes) -> Self {
-        let mut known: HashMap<Vec<Option<&str>>, (Values, Vec<Candidate>, u64)> = HashMap::new();
+    fn of(class: &Class, keys: &Keys, nodes: &Nodes, topology: &mut Topology) -> Self {
+        let mut known: HashMap<Values, (Vec<Candidate>, u64)> = HashMap::new();
         let mut of_node = vec![None; class.slots.len()];
         for candidate in &class.all.candidates {
-            let Some((state, _)) = nodes.node(candidate.ix) else { continue };
-            if keys.lacks(state).is_some() {
-                continue;
+            let ix = candidate.ix;
+            let Some(values) = state(nodes, ix).and_then(|state| topology.values(keys, ix, state)) else { continue };
+            of_node[ix.index()] = Some(Arc::clone(values));
+            if !known.contains_key(values) {
+                known.insert(Arc::clone(values), (Vec::new(), 0));
             }
-            let key: Vec<Option<&str>> = keys.value(state).collect();
-            let (values, candidates, room) = known
-                .entry(key)
-                .or_insert_with_key(|key| (key.iter().map(|value| value.map(Arc::from)).collect(), Vec::new(), 0));
-            of_node[candidate.ix.index()] = Some(Arc::clone(values));
-            *room += u64::from(class.copies(candidate.ix));
-            candidates.push(candidate.clone());
+            if let Some((candidates, room)) = known.get_mut(values) {
+                candidates.push(candidate.clone());
+                *room += u64::from(class.copies(ix));
+            }
         }
-        let domains = known
-            .into_values()
-            .map(|(values, candidates, room)| (values, Domain { room, candidates: candidates.into_iter().collect() }))
-            .collect();
-        Self { of_node, domains }
+        let domain = |(candidates, room): (Vec<_>, u64)| Domain { room, candidates: candidates.into_iter().collect() };
+        Self { of_node, domains: known.into_iter().map(|(values, domain_of)| (values, domain(domain_of))).collect() }
     }
 
-    fn update(&mut self, ix: NodeIx, keys: &Keys, before: Option<&Slot>, now: Option<(&Slot, &NodeState)>) {
+    fn update(&mut self, ix: NodeIx, values: Option<&Values>, before: Option<&Slot>, now: Option<&Slot>) {
         let index = ix.index();
         if self.of_node.len() <= index {
             self.of_node.resize(index + 1, None);
         }
-        let now = now.filter(|(_, state)| keys.lacks(state).is_none());
-        let stays = |values: &Values, state: &NodeState| keys.value(state).eq(values.iter().map(Option::as_deref));
-        if let (Some(values), Some((slot, state))) = (&self.of_node[index], now)
-            && before == Some(slot)
-            && stays(values, state)
-        {
+        let values = values.filter(|_| now.is_some());
+        if self.of_node[index].as_ref() == values && before == now {
             return;
         }
         let was = self.of_node[index].take();
-        if let Some(values) = &was
-            && let Some(slot) = before
+        if let Some(slot) = before
+            && let Some(values) = &was
             && let Some(domain) = self.domains.get_mut(values)
         {
             domain.remove(slot);
         }
-        if let Some((slot, state)) = now {
-            let values = match &was {
-                Some(values) if stays(values, state) => Arc::clone(values),
-                _ => keys.value(state).map(|value| value.map(Arc::from)).collect(),
-            };
-            self.of_node[index] = Some(Arc::clone(&values));
-            self.domains.entry(values).or_default().add(slot);
+        if let Some(slot) = now
+            && let Some(values) = values
+        {
+            self.of_node[index] = Some(Arc::clone(values));
+            self.domains.entry(Arc::clone(values)).or_default().add(slot);
         }
         if let Some(values) = was
             && self.domains.get(&values).is_some_and(|domain| domain.candidates.is_empty())
@@ -139,6 +108,10 @@ impl Grouping {
             self.domains.remove(&values);
         }
     }
+}
+
+fn state(nodes: &Nodes, ix: NodeIx) -> Option<&Arc<NodeState>> {
+    nodes.room(ix)?.state.as_ref()
 }
 
 /// What is known of one shape on every node.
@@ -182,7 +155,7 @@ impl Class {
         (OWN_ENTRIES + self.slots.len()) * (1 + self.groupings.len())
     }
 
-    fn catch_up(&mut self, nodes: &Nodes, seen: &mut Seen) {
+    fn catch_up(&mut self, nodes: &Nodes, topologies: &mut Topologies, seen: &mut Seen) {
         // So many changes are looked at faster all at once.
         let few = |version: &u64| nodes.version() - version <= self.slots.len() as u64;
         match self.version.filter(few).and_then(|version| nodes.changed_since(version)) {
@@ -190,11 +163,11 @@ impl Class {
                 seen.start();
                 for ix in changed {
                     if seen.first(ix) {
-                        self.update(nodes, ix);
+                        self.update(nodes, topologies, ix);
                     }
                 }
             }
-            None => self.rebuild(nodes),
+            None => self.rebuild(nodes, topologies),
         }
         self.version = Some(nodes.version());
     }
@@ -208,7 +181,7 @@ impl Class {
         })
     }
 
-    fn rebuild(&mut self, nodes: &Nodes) {
+    fn rebuild(&mut self, nodes: &Nodes, topologies: &mut Topologies) {
         self.slots.clear();
         self.all.room = 0;
         let mut candidates = Vec::new();
@@ -222,8 +195,14 @@ impl Class {
             }
         }
         self.all.candidates = candidates.into_iter().collect();
-        let asked: Vec<Keys> = self.groupings.keys().cloned().collect();
-        self.groupings = asked.into_iter().map(|keys| (keys.clone(), Grouping::of(self, &keys, nodes))).collect();
+        for keys in self.groupings.keys().cloned().collect::<Vec<_>>() {
+            self.group(nodes, topologies, keys);
+        }
+    }
+
+    fn group(&mut self, nodes: &Nodes, topologies: &mut Topologies, keys: Keys) {
+        let grouping = Grouping::of(self, &keys, nodes, topologies.of(&keys));
+        self.groupings.insert(keys, grouping);
     }
 
     fn slot_mut(&mut self, ix: NodeIx) -> &mut Option<Slot> {
@@ -233,7 +212,7 @@ impl Class {
         &mut self.slots[ix.index()]
     }
 
-    fn update(&mut self, nodes: &Nodes, ix: NodeIx) {
+    fn update(&mut self, nodes: &Nodes, topologies: &mut Topologies, ix: NodeIx) {
         let now = self.slot(nodes, ix);
         let before = self.slot_mut(ix).take();
         if before != now {
@@ -245,9 +224,9 @@ impl Class {
             }
         }
         // Labels may have changed even where the room has not.
-        let state = nodes.node(ix).map(|(state, _)| state);
         for (keys, grouping) in &mut self.groupings {
-            grouping.update(ix, keys, before.as_ref(), now.as_ref().zip(state));
+            let values = state(nodes, ix).and_then(|state| topologies.of(keys).values(keys, ix, state));
+            grouping.update(ix, values, before.as_ref(), now.as_ref());
         }
         *self.slot_mut(ix) = now;
     }
@@ -259,27 +238,32 @@ pub(super) struct Classes {
     /// For the shapes that are placed one by one.
     pub(super) around: Lately,
     by_shape: HashMap<Arc<Shape>, Class>,
+    topologies: Topologies,
     clock: u64,
     seen: Seen,
 }
 
 impl Classes {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_shape.len()
+    }
+
     /// What is known of the shape now, by these domains among others.
     pub(super) fn get(&mut self, nodes: &Nodes, shape: &Arc<Shape>, keys: &Keys) -> &Class {
         self.clock += 1;
-        let Self { by_shape, clock, seen, .. } = self;
+        let Self { by_shape, topologies, clock, seen, .. } = self;
         if !by_shape.contains_key(shape) {
             make_room(by_shape, nodes);
         }
         let class = by_shape.entry(Arc::clone(shape)).or_insert_with(|| Class::new(shape));
         class.used = *clock;
-        class.catch_up(nodes, seen);
+        class.catch_up(nodes, topologies, seen);
         if !keys.labels.is_empty() && !class.groupings.contains_key(keys) {
             if class.groupings.len() >= MAX_GROUPINGS {
                 class.groupings.clear();
             }
-            let grouping = Grouping::of(class, keys, nodes);
-            class.groupings.insert(keys.clone(), grouping);
+            class.group(nodes, topologies, keys.clone());
         }
         class
     }

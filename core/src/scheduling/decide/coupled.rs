@@ -107,7 +107,7 @@ fn is_indifferent(shape: &Shape) -> bool {
 
 /// Why the gang does not fit: what the first member that found no node met, when as many as can be are placed.
 pub(super) fn refusal(trial: &mut Trial<'_>) -> GangRefusal {
-    let count = trial.request.minimum;
+    let count = trial.request.least();
     let place = roomiest(trial, count);
     place_within(trial, &place, count);
     let first = (0..count).find(|member| trial.node_of(*member).is_none());

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::class::{Candidate, Class, Domain, Keys};
+use super::class::{Candidate, Class, Domain};
+use super::topology::Keys;
 use crate::scheduling::node::NodeState;
 use crate::scheduling::nodes::NodeIx;
 
@@ -96,9 +97,9 @@ impl<'a> View<'a> {
         let mut takes = Vec::new();
         spread(&self.leaves, 0, self.keys.required, count, &mut takes);
         takes.sort_unstable();
-        let is_taken = |at: &usize| takes.binary_search_by_key(at, |(leaf, _)| *leaf).is_ok();
-        let (taken, others): (Vec<usize>, Vec<usize>) = (0..self.leaves.len()).partition(is_taken);
-        let leaves = taken.into_iter().chain(others).map(|leaf| &self.leaves[leaf]);
+        let is_chosen = |at: &usize| takes.binary_search_by_key(at, |(leaf, _)| *leaf).is_ok();
+        let (first, others): (Vec<usize>, Vec<usize>) = (0..self.leaves.len()).partition(is_chosen);
+        let leaves = first.into_iter().chain(others).map(|leaf| &self.leaves[leaf]);
         let nodes = leaves.flat_map(|leaf| &leaf.domain.candidates).map(|candidate| candidate.ix);
         nodes.filter(|ix| !self.closed.contains(ix)).collect()
     }
@@ -153,7 +154,11 @@ impl<'a> View<'a> {
         takes.sort_unstable();
         let mut nodes = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
         for (leaf, mut left) in takes {
-            for Candidate { ix, .. } in &self.leaves[leaf].domain.candidates {
+            // First beside the fixed ones.
+            let beside = |candidate: &&Candidate| fixed.binary_search(&candidate.ix).is_ok();
+            let candidates = &self.leaves[leaf].domain.candidates;
+            let first = candidates.iter().take(if fixed.is_empty() { 0 } else { usize::MAX }).filter(beside);
+            for Candidate { ix, .. } in first.chain(candidates.iter().filter(|candidate| !beside(candidate))) {
                 if left == 0 {
                     break;
                 }

@@ -1,5 +1,6 @@
 //! Gangs of several shapes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::trial::{Place, Trial};
@@ -12,14 +13,25 @@ const MAX_TRIES: u32 = 20_000;
 
 /// Puts the first `count` members. False when no way was found; some may be put then.
 pub(super) fn place(trial: &mut Trial<'_>, count: usize) -> bool {
-    let places = trial.places(count);
-    let mut tries = MAX_TRIES;
-    for place in &places {
-        for scarce_first in [false, true] {
+    let mut places = trial.places(count);
+    let greedy = |trial: &mut Trial<'_>, place: &Place| {
+        [false, true].into_iter().any(|scarce_first| {
             trial.clear();
-            if tries > 0 && greedy(trial, place, count, scarce_first, &mut tries) {
-                return true;
-            }
+            greedy(trial, place, count, scarce_first)
+        })
+    };
+    // Most gangs fit at once: only when the first one fails, it is worth while to look which domains are too small.
+    if places.first().is_some_and(|place| greedy(trial, place)) {
+        return true;
+    }
+    trial.clear();
+    let first = places.first().cloned();
+    places.retain(|place| is_enough(trial, place, count));
+    let mut tries = MAX_TRIES;
+    for place in places.iter().filter(|place| Some(*place) != first.as_ref()) {
+        tries = tries.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+        if tries > 0 && greedy(trial, place) {
+            return true;
         }
     }
     let mut tries = MAX_TRIES;
@@ -29,8 +41,28 @@ pub(super) fn place(trial: &mut Trial<'_>, count: usize) -> bool {
     })
 }
 
+/// Whether the nodes of a domain have as much of each resource free as the first `count` members take in all.
+fn is_enough(trial: &mut Trial<'_>, place: &Place, count: usize) -> bool {
+    let mut asked: BTreeMap<&str, i128> = BTreeMap::new();
+    for (shape, count) in trial.kinds.shapes.iter().zip(trial.kinds.counts(count)) {
+        for (resource, milli) in shape.requests.iter() {
+            *asked.entry(resource).or_default() += milli * i128::from(count);
+        }
+    }
+    let mut possible = BTreeSet::new();
+    for kind in 0..trial.kinds.shapes.len() {
+        possible.extend(trial.view(kind, place).ranked(0));
+    }
+    for (state, room) in possible.into_iter().filter_map(|ix| trial.nodes.node(ix)) {
+        for (resource, asked) in &mut asked {
+            *asked -= (state.allocatable.get(resource) - room.used.get(resource)).max(0);
+        }
+    }
+    asked.values().all(|asked| *asked <= 0)
+}
+
 /// First the members that name a node, then shape by shape, the hardest or the scarcest first.
-fn greedy(trial: &mut Trial<'_>, place: &Place, count: usize, scarce_first: bool, tries: &mut u32) -> bool {
+fn greedy(trial: &mut Trial<'_>, place: &Place, count: usize, scarce_first: bool) -> bool {
     for member in 0..count {
         if let Some(ix) = trial.wish(member, place) {
             trial.put(member, ix);
@@ -45,7 +77,6 @@ fn greedy(trial: &mut Trial<'_>, place: &Place, count: usize, scarce_first: bool
     }
     for kind in order {
         let waiting = trial.waiting(kind, count);
-        *tries = tries.saturating_sub(u32::try_from(waiting.len()).unwrap_or(u32::MAX));
         let wanted = waiting.len() as u64;
         if wanted == 0 {
             continue;

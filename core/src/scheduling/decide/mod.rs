@@ -6,6 +6,9 @@ mod coupled;
 mod domains;
 mod mixed;
 mod request;
+#[cfg(test)]
+mod tests;
+mod topology;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -13,13 +16,15 @@ use std::sync::Arc;
 
 pub use self::request::{Assignment, GangRequest, Level, MemberRequest};
 
-use self::class::{Classes, Keys};
+use self::class::Classes;
 use self::domains::View;
 use self::request::Kinds;
+use self::topology::Keys;
 use self::trial::Trial;
 use super::between::is_coupled;
 use super::filter::{Why, why_not};
 use super::nodes::{NodeIx, Nodes};
+use super::pod::Shape;
 use super::refusal::{DomainRoom, GangRefusal};
 
 /// Decides gangs on the nodes of one Site.
@@ -45,21 +50,31 @@ impl Decider {
     /// # Errors
     /// [`GangRefusal`] when the members do not fit all together.
     pub fn decide(&mut self, nodes: &mut Nodes, request: &GangRequest) -> Result<Assignment, Box<GangRefusal>> {
+        self.assign(nodes, request).ok_or_else(|| Box::new(self.refusal(nodes, request)))
+    }
+
+    /// [`Decider::decide`] for those who do not ask why: to find out why looks at every node.
+    pub fn assign(&mut self, nodes: &mut Nodes, request: &GangRequest) -> Option<Assignment> {
         let kinds = Kinds::of(&request.members);
         let keys = Keys::of(&request.topology);
         if any_coupled(nodes, request) {
-            let mut trial = Trial::new(&mut self.classes, nodes, request, &kinds, &keys);
-            return trial.most(coupled::place).ok_or_else(|| Box::new(coupled::refusal(&mut trial)));
+            return Trial::new(&mut self.classes, nodes, request, &kinds, &keys).most(coupled::place);
         }
-        if kinds.shapes.len() <= 1 {
-            return self.decide_alike(nodes, request, &kinds, &keys);
+        match &kinds.shapes[..] {
+            [] => Some(Assignment::default()),
+            [shape] => self.assign_alike(nodes, request, shape, &keys),
+            _ => Trial::new(&mut self.classes, nodes, request, &kinds, &keys).most(mixed::place),
         }
-        if let Some(refusal) = self.short_of_one(nodes, request, &kinds, &keys) {
-            return Err(Box::new(refusal));
+    }
+
+    /// Why such a gang, which was not assigned, does not fit.
+    fn refusal(&mut self, nodes: &mut Nodes, request: &GangRequest) -> GangRefusal {
+        let kinds = Kinds::of(&request.members);
+        let keys = Keys::of(&request.topology);
+        if any_coupled(nodes, request) {
+            return coupled::refusal(&mut Trial::new(&mut self.classes, nodes, request, &kinds, &keys));
         }
-        Trial::new(&mut self.classes, nodes, request, &kinds, &keys)
-            .most(mixed::place)
-            .ok_or_else(|| Box::new(together(nodes, request, &keys)))
+        self.short_of_one(nodes, request, &kinds, &keys).unwrap_or_else(|| together(nodes, request, &keys))
     }
 
     /// Whether the gang may fit: `false` says that [`Decider::decide`] would refuse it. Exact for a gang of one shape
@@ -67,7 +82,7 @@ impl Decider {
     pub fn might_fit(&mut self, nodes: &Nodes, request: &GangRequest) -> bool {
         let kinds = Kinds::of(&request.members);
         let keys = Keys::of(&request.topology);
-        let wanted = kinds.counts(request.minimum);
+        let wanted = kinds.counts(request.least());
         let mut common: Option<Vec<Vec<Option<Arc<str>>>>> = None;
         for (shape, wanted) in kinds.shapes.iter().zip(wanted).filter(|(_, wanted)| *wanted > 0) {
             let view = View::new(self.classes.get(nodes, shape, &keys), &keys, &request.closed);
@@ -88,28 +103,23 @@ impl Decider {
     }
 
     /// A gang of one shape: exact, by counting.
-    fn decide_alike(
+    fn assign_alike(
         &mut self,
         nodes: &Nodes,
         request: &GangRequest,
-        kinds: &Kinds,
+        shape: &Arc<Shape>,
         keys: &Keys,
-    ) -> Result<Assignment, Box<GangRefusal>> {
-        let Some(shape) = kinds.shapes.first() else { return Ok(Assignment::default()) };
+    ) -> Option<Assignment> {
         let mut view = View::new(self.classes.get(nodes, shape, keys), keys, &request.closed);
         let groups = view.groups();
-        let most = groups.iter().map(|group| group.room).max().unwrap_or(0);
+        let most = groups.iter().map(|group| group.room).max()?;
         let count = request.members.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        if count < request.least() {
+            return None;
+        }
         let wishes = wishes(nodes, &request.members[..count], &view);
-        let wished: Vec<NodeIx> = wishes.iter().map(|(_, ix)| *ix).collect();
-        let group = if count < request.minimum { None } else { view.choose(&groups, count as u64, &wished) };
-        let Some(group) = group else {
-            return match self.short_of_one(nodes, request, kinds, keys) {
-                Some(refusal) => Err(Box::new(refusal)),
-                // Nobody has to be placed, and nobody can be.
-                None => Ok(Assignment { nodes: vec![None; request.members.len()] }),
-            };
-        };
+        let named: Vec<NodeIx> = wishes.iter().map(|(_, ix)| *ix).collect();
+        let group = view.choose(&groups, count as u64, &named)?;
         let mut chosen: Vec<Option<NodeIx>> = vec![None; request.members.len()];
         let mut fixed = Vec::with_capacity(wishes.len());
         for (member, ix) in wishes {
@@ -123,7 +133,7 @@ impl Decider {
         for (node, ix) in open.zip(rest) {
             *node = Some(ix);
         }
-        Ok(Assignment::of(nodes, &chosen))
+        Some(Assignment::of(nodes, &chosen))
     }
 
     /// The refusal, if there is too little room for the members of one of the shapes whatever becomes of the others.
@@ -134,11 +144,11 @@ impl Decider {
         kinds: &Kinds,
         keys: &Keys,
     ) -> Option<GangRefusal> {
-        let wanted = kinds.counts(request.minimum);
+        let wanted = kinds.counts(request.least());
         let all = kinds.counts(request.members.len());
         for (kind, shape) in kinds.shapes.iter().enumerate() {
-            let view = View::new(self.classes.get(nodes, shape, keys), keys, &request.closed);
-            let groups = view.groups();
+            let class = self.classes.get(nodes, shape, keys);
+            let groups = View::new(class, keys, &request.closed).groups();
             let best = groups.iter().max_by(|a, b| a.room.cmp(&b.room).then_with(|| b.values.cmp(a.values)));
             if best.map_or(0, |best| best.room) >= wanted[kind] {
                 continue;
@@ -146,7 +156,8 @@ impl Decider {
             let members = usize::try_from(all[kind]).unwrap_or(usize::MAX);
             let counted = |room: u64| usize::try_from(room).unwrap_or(usize::MAX).min(members);
             let is_reserved = |ix| request.closed.contains(&ix);
-            let why = |ix| why_not(nodes, ix, shape).or_else(|| no_domain(nodes, ix, keys));
+            let outside = |ix| if class.domain_of(keys, ix).is_some() { None } else { no_domain(nodes, ix, keys) };
+            let why = |ix| why_not(nodes, ix, shape).or_else(|| outside(ix));
             return Some(GangRefusal {
                 members,
                 minimum: usize::try_from(wanted[kind]).unwrap_or(usize::MAX),
@@ -193,7 +204,7 @@ fn any_coupled(nodes: &Nodes, request: &GangRequest) -> bool {
 fn together(nodes: &Nodes, request: &GangRequest, keys: &Keys) -> GangRefusal {
     GangRefusal {
         members: request.members.len(),
-        minimum: request.minimum,
+        minimum: request.least(),
         domain: keys.kind().map(|kind| DomainRoom { kind: kind.to_owned(), best: None, room_for: 0 }),
         ..GangRefusal::together(nodes)
     }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::class::Keys;
+use super::topology::Keys;
 use crate::scheduling::nodes::{NodeIx, Nodes};
 use crate::scheduling::pod::{Identity, Shape};
 
@@ -36,13 +36,20 @@ pub struct Level {
 pub struct GangRequest {
     /// The members, by rank.
     pub members: Vec<MemberRequest>,
-    /// The fewest members that may be placed; the number of members where the gang cannot be smaller. The first ones
-    /// are placed, as many as fit.
+    /// The fewest members that may be placed, at least one; the number of members where the gang cannot be smaller. The
+    /// first ones are placed, as many as fit.
     pub minimum: usize,
     /// Where they are together, coarse levels first.
     pub topology: Vec<Level>,
     /// Nodes that are reserved for others.
     pub closed: Arc<BTreeSet<NodeIx>>,
+}
+
+impl GangRequest {
+    /// The fewest members that have to be placed.
+    pub(super) fn least(&self) -> usize {
+        self.minimum.max(1).min(self.members.len())
+    }
 }
 
 /// A node for each member.
@@ -74,12 +81,6 @@ impl Keys {
             }
         }
         keys
-    }
-
-    /// What the domains that are required are called: the last part of the finest label.
-    pub(super) fn kind(&self) -> Option<&str> {
-        let label = self.labels.get(self.required.checked_sub(1)?)?;
-        Some(label.rsplit_once('/').map_or(label.as_str(), |(_, kind)| kind))
     }
 }
 

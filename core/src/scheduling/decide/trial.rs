@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::class::{Classes, Keys};
+use super::class::Classes;
 use super::domains::View;
 use super::request::{Assignment, GangRequest, Kinds};
+use super::topology::Keys;
 use crate::scheduling::filter::room_for;
 use crate::scheduling::nodes::{NodeIx, Nodes, Occupant, OccupantId, Stage};
 
@@ -39,10 +40,10 @@ impl<'a> Trial<'a> {
     pub(super) fn most(&mut self, place: impl Fn(&mut Self, usize) -> bool) -> Option<Assignment> {
         let mut too_many = self.request.members.len();
         let whole = self.attempt(&place, too_many);
-        if whole.is_some() || self.request.minimum >= too_many {
+        if whole.is_some() || self.request.least() >= too_many {
             return whole;
         }
-        let mut fits = self.request.minimum;
+        let mut fits = self.request.least();
         let mut best = self.attempt(&place, fits)?;
         while too_many - fits > 1 {
             let middle = fits + (too_many - fits) / 2;

@@ -53,7 +53,7 @@ impl Deciding<'_> {
                 self.evict(*unit);
             }
             self.left = self.left.checked_sub(1)?;
-            if let Ok(assignment) = self.decider.decide(self.nodes, self.request) {
+            if let Some(assignment) = self.decider.assign(self.nodes, self.request) {
                 taken = Some(assignment);
                 break;
             }
@@ -85,7 +85,7 @@ impl Ground for Deciding<'_> {
     fn fits(&mut self) -> bool {
         let Some(left) = self.left.checked_sub(1) else { return false };
         self.left = left;
-        self.decider.decide(self.nodes, self.request).is_ok()
+        self.decider.assign(self.nodes, self.request).is_some()
     }
 
     fn evict(&mut self, unit: usize) {

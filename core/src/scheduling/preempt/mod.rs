@@ -78,10 +78,10 @@ pub fn preempt(
     };
     let ids = chosen.iter().flat_map(|unit| &units[*unit].pods).map(|pod| pod.id);
     let aside: Vec<_> = ids.filter_map(|id| nodes.set_aside(id)).collect();
-    let answer = decider.decide(nodes, &request);
+    let assignment = decider.assign(nodes, &request);
     for pod in aside {
         nodes.put_back(pod);
     }
     let cost = costs.of(&chosen);
-    Some(Preemption { units: chosen, assignment: answer.ok()?, cost })
+    Some(Preemption { units: chosen, assignment: assignment?, cost })
 }

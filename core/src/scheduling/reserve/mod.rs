@@ -103,13 +103,13 @@ fn fewest(
         while aside.len() < at {
             aside.push(groups[aside.len()].iter().filter_map(|id| nodes.set_aside(*id)).collect());
         }
-        match decider.decide(nodes, request) {
-            Ok(assignment) => {
+        match decider.assign(nodes, request) {
+            Some(assignment) => {
                 found = Some((at, assignment));
                 high = at;
             }
-            Err(_) if found.is_none() => break,
-            Err(_) => low = at + 1,
+            None if found.is_none() => break,
+            None => low = at + 1,
         }
         if low >= high {
             break;

@@ -96,7 +96,7 @@ fn the_volumes_of_a_pod_with_everything() {
     ];
     assert_eq!(exclusive, expected);
     let disks: Vec<_> = volumes.attached.values().flatten().map(String::as_str).collect();
-    assert_eq!(disks, ["c", "path", "uri", "vol", "pd", "px"]);
+    assert_eq!(disks, ["c", "uri", "vol", "UNSPECIFIED/pd", "px"]);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn disks_that_a_pod_names_itself_are_shared_only_for_reading() {
                 ..none()
             },
             vec![exclusive("gce-pd/pd", true)],
-            Some(("pd.csi.storage.gke.io", "pd")),
+            Some(("pd.csi.storage.gke.io", "UNSPECIFIED/pd")),
         ),
         (
             VolumeSource { aws_elastic_block_store: disk("vol"), ..none() },
@@ -67,7 +67,11 @@ fn disks_that_a_pod_names_itself_are_shared_only_for_reading() {
         ),
         (VolumeSource { cinder: disk("c"), ..none() }, vec![], Some(("cinder.csi.openstack.org", "c"))),
         (VolumeSource { portworx_volume: disk("x"), ..none() }, vec![], Some(("pxd.portworx.com", "x"))),
-        (VolumeSource { vsphere_volume: disk("v"), ..none() }, vec![], Some(("csi.vsphere.vmware.com", "v"))),
+        (
+            VolumeSource { aws_elastic_block_store: disk("aws://zone/vol-1"), ..none() },
+            vec![exclusive("aws-ebs/aws://zone/vol-1", false)],
+            Some(("ebs.csi.aws.com", "vol-1")),
+        ),
         // An emptyDir, a configMap, a volume of an inline CSI driver.
         (none(), vec![], None),
     ];

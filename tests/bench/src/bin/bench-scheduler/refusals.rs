@@ -1,0 +1,213 @@
+//! Section 3: how soon what does not fit is told so, and what it costs those that do fit.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use atoll_bench::{Figure, percentile};
+use atoll_testkit::{NodeProfile, nodes::RACK};
+use futures::TryStreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, ResourceExt as _};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::Bench;
+use crate::contender::Contender;
+use crate::load::{self, Gang, PODS};
+use crate::measure::{Measured, Run, median};
+use crate::world::World;
+
+/// All bindings of a run, and the first one of a scheduler that starts.
+const LIMIT: Duration = Duration::from_mins(4);
+/// How long one gang may wait to be told.
+const TOLD_LIMIT: Duration = Duration::from_mins(1);
+/// How long the gangs of one contender may take together.
+const LATENCY_LIMIT: Duration = Duration::from_mins(3);
+
+pub async fn run(bench: &Bench) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for contender in bench.schedulers() {
+        eprintln!(" refusals by {}", contender.name());
+        figures.extend(latency(bench, &contender).await?);
+    }
+    let atoll = Contender::Atoll(bench.scheduler.clone());
+    if bench.measures(&atoll) {
+        figures.extend(behind(bench, &atoll).await?);
+    }
+    Ok(figures)
+}
+
+/// Gangs that do not fit, one after another.
+async fn latency(bench: &Bench, contender: &Contender) -> Result<Vec<Figure>> {
+    let (nodes, rack, wanted) = (bench.scaled(5000, 20), if bench.quick { 10 } else { 100 }, bench.scaled(200, 8));
+    let world = World::start(NodeProfile::h100().named("n", nodes).racks_of(rack), true).await?;
+    // One GPU is left on each node.
+    let full = (0..nodes).map(|node| {
+        let mut pod = load::pod(&format!("full-{node}"), contender.scheduler_name(), 7);
+        pod["spec"]["nodeName"] = format!("n-{node}").into();
+        pod
+    });
+    load::create(&world.client, PODS, full.collect()).await?;
+    let measured = start_and_bind_one(&world, contender).await?;
+
+    let (told, mut verdicts) = mpsc::unbounded_channel();
+    let api: Api<Pod> = Api::namespaced(world.client.clone(), "default");
+    let watching = tokio::spawn(async move {
+        let config = watcher::Config::default().labels("refused=yes");
+        let mut pods = std::pin::pin!(watcher(api, config).default_backoff().applied_objects());
+        while let Ok(Some(pod)) = pods.try_next().await {
+            if is_refused(&pod) && told.send((pod.name_any(), Instant::now())).is_err() {
+                break;
+            }
+        }
+    });
+    let (mut first, mut every) = (Vec::new(), Vec::new());
+    let started = Instant::now();
+    for index in 0..wanted {
+        if started.elapsed() > LATENCY_LIMIT {
+            break;
+        }
+        // No node has two GPUs; or no rack has that many, though each node has one.
+        let (size, gpus) = if index % 4 == 3 { (rack + rack / 4, 1) } else { (8, 2) };
+        let gang = Gang { name: format!("g-{index}"), size, gpus, within: Some(RACK), priority: None };
+        let mut pods = gang.pods(contender);
+        for pod in &mut pods {
+            pod["metadata"]["labels"]["refused"] = "yes".into();
+        }
+        if matches!(contender, Contender::Kube) {
+            load::create(&world.client, load::POD_GROUPS, vec![gang.pod_group()]).await?;
+        }
+        load::create_at_once(&world.client, PODS, pods).await?;
+        let created = Instant::now();
+        let mut heard: BTreeMap<String, Instant> = BTreeMap::new();
+        let all = async {
+            while heard.len() < size as usize {
+                let (pod, at) = verdicts.recv().await.context("the watch of refused pods ended")?;
+                if pod.starts_with(&format!("{}-", gang.name)) {
+                    heard.entry(pod).or_insert(at);
+                }
+            }
+            anyhow::Ok(())
+        };
+        let complete = timeout(TOLD_LIMIT, all).await;
+        let after = |at: Option<&Instant>| at.map_or(TOLD_LIMIT, |at| at.saturating_duration_since(created));
+        first.push(after(heard.values().min()));
+        every.push(match complete {
+            Ok(told) => told.map(|()| after(heard.values().max()))?,
+            Err(_) => TOLD_LIMIT,
+        });
+    }
+    watching.abort();
+    measured.process.kill9().await?;
+    let count = every.len();
+    let target = if matches!(contender, Contender::Atoll(_)) { "<= 0.25" } else { "" };
+    let name = contender.name();
+    eprintln!(
+        "   {name}: {count} gangs; first member p50 {:?} p99 {:?}; every member p50 {:?} p99 {:?}",
+        percentile(&first, 50),
+        percentile(&first, 99),
+        percentile(&every, 50),
+        percentile(&every, 99)
+    );
+    let conditions = format!(
+        "{count} gangs that do not fit, one after another, three of four of 8 pods of 2 GPUs and one of {} pods of 1 GPU that require one rack; {nodes} simulated nodes in racks of {rack}, each with 1 of 8 GPUs free; from the answer to the last creation until a watch shows PodScheduled=False; earlier gangs stay pending; at most {} s in all and {} s for one",
+        rack + rack / 4,
+        LATENCY_LIMIT.as_secs(),
+        TOLD_LIMIT.as_secs(),
+    );
+    let seconds = |what: &str, samples: &[Duration], percent, target: &str| {
+        Figure::seconds(
+            &format!("refusal, {what}, {name}-scheduler, p{percent}"),
+            percentile(samples, percent),
+            target,
+            &conditions,
+        )
+    };
+    Ok(vec![
+        seconds("first member told", &first, 50, ""),
+        seconds("first member told", &first, 99, ""),
+        seconds("every member told", &every, 50, ""),
+        seconds("every member told", &every, 99, target),
+    ])
+}
+
+/// Starts the contender and waits until it binds: its caches are full then.
+pub async fn start_and_bind_one<'w>(world: &'w World, contender: &'w Contender) -> Result<Measured<'w>> {
+    let first = load::pod("first", contender.scheduler_name(), 0);
+    load::create(&world.client, PODS, vec![first]).await?;
+    let measured = Measured::start(world, contender)?;
+    measured.bound(1, LIMIT).await?;
+    Ok(measured)
+}
+
+fn is_refused(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "PodScheduled" && c.status == "False")
+}
+
+/// Feasible pods alone, and behind many that do not fit.
+async fn behind(bench: &Bench, contender: &Contender) -> Result<Vec<Figure>> {
+    let (nodes, fit, stuck) = (bench.scaled(5000, 20), bench.scaled(10_000, 100), bench.scaled(10_000, 100));
+    let (mut alone, mut behind) = (Vec::new(), Vec::new());
+    for run in 1..=bench.runs {
+        eprintln!(" behind others, run {run} of {}", bench.runs);
+        for (stuck, to) in [(0, &mut alone), (stuck, &mut behind)] {
+            let world = World::start(NodeProfile::h100().named("n", nodes), false).await?;
+            // A hundred kinds, so that one verdict does not do for all of them.
+            let never = (0..stuck).map(|index| {
+                let mut pod = load::pod(&format!("never-{index}"), contender.scheduler_name(), 16);
+                pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = format!("{}m", 1000 + index % 100).into();
+                pod
+            });
+            load::create(&world.client, PODS, never.collect()).await?;
+            let fits = (0..fit).map(|index| load::pod(&format!("p-{index}"), contender.scheduler_name(), 1));
+            load::create(&world.client, PODS, fits.collect()).await?;
+            to.push(Measured::once(&world, contender, fit as usize, LIMIT).await?);
+        }
+    }
+    let ratio = |value: fn(&Run) -> f64| median(behind.iter().zip(&alone).map(|(b, a)| value(b) / value(a)));
+    let conditions = format!(
+        "{fit} one-GPU pods on {nodes} simulated nodes of 8 GPUs, with and without {stuck} older pods of 100 kinds that fit on no node; median of {} runs",
+        bench.runs
+    );
+    Ok(vec![
+        Figure::number("bindings, alone", median(alone.iter().map(Run::rate)), "pods/s", "", &conditions),
+        Figure::number(
+            "bindings, behind what does not fit",
+            median(behind.iter().map(Run::rate)),
+            "pods/s",
+            "",
+            &conditions,
+        ),
+        Figure::number("behind what does not fit over alone", ratio(Run::rate), "ratio", ">= 0.95", &conditions),
+        Figure::number(
+            "the same, counted from the start of the process",
+            ratio(Run::rate_from_start),
+            "ratio",
+            "",
+            &format!("{conditions}; reading what does not fit counts too"),
+        ),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_refused_when_its_condition_says_so() {
+        let pod = |status: &str| -> Pod {
+            serde_json::from_value(json!({
+                "status": { "conditions": [{ "type": "PodScheduled", "status": status }] }
+            }))
+            .unwrap_or_default()
+        };
+        assert!(is_refused(&pod("False")));
+        assert!(!is_refused(&pod("True")));
+        assert!(!is_refused(&Pod::default()));
+    }
+}
