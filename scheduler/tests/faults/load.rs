@@ -110,7 +110,10 @@ impl Work {
             node: None,
         });
         let shapes = vec![GangShape { requests, ..GangShape::default() }];
-        Gang::new(&self.name, GangSpec { mode: GangMode::Run, shapes, members: members.collect(), topology: Vec::new() })
+        Gang::new(
+            &self.name,
+            GangSpec { mode: GangMode::Run, shapes, members: members.collect(), topology: Vec::new() },
+        )
     }
 }
 
