@@ -11,8 +11,8 @@ use atoll_testkit::wait::wait_for;
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, NodeProfile, nodes, require};
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
-use k8s_openapi::api::core::v1::{Pod, Toleration};
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use prost::bytes::Bytes;
 use serde_json::json;
@@ -58,9 +58,9 @@ fn pod(name: &str, node: Option<u32>) -> Bytes {
     Bytes::from(pod.to_string())
 }
 
-async fn create(client: &kube::Client, prefix: &str, count: u32, node: impl Fn(u32) -> Option<u32>) {
+async fn create(client: &kube::Client, prefix: &str, count: u32, pod: impl Fn(&str, u32) -> Bytes) {
     stream::iter(0..count)
-        .map(|number| pod(&format!("{prefix}-{number}"), node(number)))
+        .map(|number| pod(&format!("{prefix}-{number}"), number))
         .for_each_concurrent(64, async |body| {
             let request = http::Request::post("/api/v1/namespaces/default/pods")
                 .header("content-type", "application/json")
@@ -69,6 +69,15 @@ async fn create(client: &kube::Client, prefix: &str, count: u32, node: impl Fn(u
             client.request_text(request).await.unwrap();
         })
         .await;
+}
+
+/// Made ours, and free of what the nodes of this test lack: they are full, and nobody says that they are ready.
+fn ours_to_bind(name: &str) -> Bytes {
+    let mut pod: serde_json::Value = serde_json::from_slice(&pod(name, None)).unwrap();
+    pod["spec"]["schedulerName"] = SCHEDULER_NAME.into();
+    pod["spec"]["containers"][0]["resources"] = json!({});
+    pod["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
+    Bytes::from(pod.to_string())
 }
 
 async fn raw(connections: &Connections, path: &str) -> (usize, Duration) {
@@ -102,6 +111,14 @@ async fn ours<M: Listed + 'static>(connections: &Connections) -> (usize, Duratio
     panic!("the watch ended");
 }
 
+fn start_scheduler(plane: &ControlPlane) -> ManagedProcess {
+    let log = plane.dir().join("scheduler.log");
+    let spec = ProcessSpec::new("scheduler", env!("CARGO_BIN_EXE_atoll-scheduler"), log)
+        .args(["--http-address", "127.0.0.1:0", "--leader-elect", "false", "--kubeconfig"])
+        .args([plane.kubeconfig()]);
+    ManagedProcess::start(spec).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement of minutes: cargo test --release -p atoll-scheduler --test wire_cost -- --ignored --nocapture"]
 async fn lists_and_bindings() {
@@ -111,7 +128,7 @@ async fn lists_and_bindings() {
     let profile = NodeProfile::h100().named("n", NODES);
     nodes::create(&client, &[profile]).await.unwrap();
     let started = Instant::now();
-    create(&client, "r", PODS, |number| Some(number % NODES)).await;
+    create(&client, "r", PODS, |name, number| pod(name, Some(number % NODES))).await;
     println!("{PODS} pods created in {:?}", started.elapsed());
 
     let config = config(&plane).await;
@@ -140,21 +157,11 @@ async fn lists_and_bindings() {
     let mut took = Vec::new();
     for round in 0..ROUNDS {
         let name = format!("first-{round}");
-        let mut first: Pod = serde_json::from_slice(&pod(&name, None)).unwrap();
-        let spec = first.spec.as_mut().unwrap();
-        spec.scheduler_name = Some(SCHEDULER_NAME.to_owned());
-        spec.containers[0].resources = None;
-        // Nobody says that the nodes are ready.
-        spec.tolerations = Some(vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }]);
-        pods.create(&PostParams::default(), &first).await.unwrap();
-        let log = plane.dir().join("scheduler.log");
-        let spec = ProcessSpec::new("scheduler", env!("CARGO_BIN_EXE_atoll-scheduler"), &log)
-            .args(["--http-address", "127.0.0.1:0", "--leader-elect", "false", "--kubeconfig"])
-            .args([plane.kubeconfig()]);
+        create(&client, &name, 1, |name, _| ours_to_bind(name)).await;
         let started = Instant::now();
-        let scheduler = ManagedProcess::start(spec).unwrap();
+        let scheduler = start_scheduler(&plane);
         let bound = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.is_some();
-        wait_for(&pods, &name, "to be bound", LIMIT, bound).await.unwrap();
+        wait_for(&pods, &format!("{name}-0"), "to be bound", LIMIT, bound).await.unwrap();
         took.push(started.elapsed());
         println!(
             "first bind after {:?}, CPU {:?}, {} MiB",
@@ -166,9 +173,44 @@ async fn lists_and_bindings() {
     }
     println!("first bind: {:?} on average", took.iter().sum::<Duration>() / ROUNDS);
 
+    // And one that has much to bind when it starts.
+    for round in 0..2 {
+        let prefix = format!("s-{round}");
+        create(&client, &prefix, BINDINGS, |name, _| ours_to_bind(name)).await;
+        let (to, mut heard) = channel(64);
+        let watch = Watch::new::<proto::Pod>(reading());
+        let watch = tokio::spawn(watch.run(|change: Change<proto::Pod>, batch: &mut Vec<_>| batch.push(change), to));
+        let bound = |change: &Change<proto::Pod>| match change {
+            Change::Set(pod) => {
+                let ours = pod.metadata.as_ref().is_some_and(|meta| meta.name.starts_with(&prefix));
+                ours && pod.spec.as_ref().is_some_and(|spec| !spec.node_name.is_empty())
+            }
+            _ => false,
+        };
+        while !heard.recv().await.unwrap().contains(&Change::Listed) {}
+        let server = plane.apiserver().cpu_time();
+        let scheduler = start_scheduler(&plane);
+        let (mut count, mut began) = (0, None);
+        while count < BINDINGS {
+            count += u32::try_from(heard.recv().await.unwrap().iter().filter(|change| bound(change)).count()).unwrap();
+            if count > 0 && began.is_none() {
+                began = Some((Instant::now(), scheduler.cpu_time()));
+            }
+        }
+        let (began, spent) = began.unwrap();
+        println!(
+            "the scheduler's {BINDINGS} bindings: {:.0}/s, CPU each {:?} here, {:?} there with the lists",
+            f64::from(BINDINGS) / began.elapsed().as_secs_f64(),
+            scheduler.cpu_time().saturating_sub(spent) / BINDINGS,
+            plane.apiserver().cpu_time().saturating_sub(server) / BINDINGS,
+        );
+        watch.abort();
+        scheduler.terminate(LIMIT).await.unwrap();
+    }
+
     for (count, in_flight) in [(1, 64), (2, 64), (4, 64), (2, 128)] {
         let prefix = format!("b-{count}-{in_flight}");
-        create(&client, &prefix, BINDINGS, |_| None).await;
+        create(&client, &prefix, BINDINGS, |name, _| pod(name, None)).await;
         let connections = Connections::new(&config, count).unwrap();
         let (server, spent, started) = (plane.apiserver().cpu_time(), cpu(), Instant::now());
         stream::iter(0..BINDINGS)

@@ -21,7 +21,6 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::proto::{ObjectMeta, Time};
 
-
 pub use budget::BudgetFacts;
 pub use gang::{GangFacts, GangSpecFacts, MemberFacts};
 pub use interner::Interner;
