@@ -34,6 +34,9 @@ struct Args {
     /// Seconds that capacity is held for a gang that is not told to run.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
     hold_seconds: u64,
+    /// Seconds that a gang waits for room before nodes are reserved for it; 0: none ever are.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    reserve_after_seconds: u64,
     /// Bindings in flight at once.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     bindings_in_flight: u16,
@@ -50,7 +53,11 @@ async fn main() -> anyhow::Result<()> {
     let metrics = Metrics::new(&process.registry)?;
     let options = Options {
         scheduler_name: args.scheduler_name.clone(),
-        settings: Settings { hold: Duration::from_secs(args.hold_seconds), ..Settings::default() },
+        settings: Settings {
+            hold: Duration::from_secs(args.hold_seconds),
+            reserve_after: (args.reserve_after_seconds > 0).then(|| Duration::from_secs(args.reserve_after_seconds)),
+            ..Settings::default()
+        },
         bindings_in_flight: usize::from(args.bindings_in_flight),
         connections: usize::from(args.connections),
     };
