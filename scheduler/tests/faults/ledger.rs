@@ -1,8 +1,8 @@
 //! What happened to pods, in the order in which the API server committed it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -38,6 +38,8 @@ struct State {
     /// Members that somebody else than the test deleted.
     lost: Vec<(String, u32)>,
     wrong: Vec<String>,
+    /// The last things that happened, for people.
+    history: VecDeque<String>,
     listed: bool,
 }
 
@@ -64,11 +66,12 @@ impl Ledger {
         tokio::spawn(async move {
             let mut events = std::pin::pin!(watcher(Api::<Pod>::namespaced(client, NS), Config::default()));
             while let Some(event) = events.next().await {
-                {
-                    let mut state = state.lock().unwrap();
-                    match event {
-                        Ok(event) => state.apply(event),
-                        Err(error) => state.wrong.push(format!("the test's watch failed: {error}")),
+                match event {
+                    Ok(event) => state.lock().unwrap().apply(event),
+                    // What happens until the next list would be unseen; and in the end the API server is gone.
+                    Err(error) => {
+                        state.lock().unwrap().wrong.push(format!("the test's watch failed: {error}"));
+                        break;
                     }
                 }
                 tell.send_modify(|changes| *changes += 1);
@@ -111,11 +114,11 @@ impl Ledger {
         self.state().work.get(work).map_or(0, |progress| progress.bound)
     }
 
-    /// A member of it that is there and not bound.
-    pub fn unbound_member(&self, work: &str) -> Option<String> {
+    /// Its members that are there and not bound.
+    pub fn unbound(&self, work: &str) -> Vec<String> {
         let state = self.state();
-        let unbound = state.pods.iter().find(|(_, seen)| seen.work == work && seen.node.is_none());
-        unbound.map(|(name, _)| name.clone())
+        let unbound = state.pods.iter().filter(|(_, seen)| seen.work == work && seen.node.is_none());
+        unbound.map(|(name, _)| name.clone()).collect()
     }
 
     /// Members that the scheduler deleted since this was asked last.
@@ -138,6 +141,7 @@ impl Ledger {
     pub fn restarted(&self) {
         let half = self.half_bound();
         let mut state = self.state();
+        state.note(format!("started again, half-bound: {half:?}"));
         state.half = half;
         state.mended_after = None;
         state.restarted = Some(Instant::now());
@@ -159,6 +163,16 @@ impl Ledger {
             })
         });
         state.wrong.iter().cloned().chain(late).collect()
+    }
+
+    /// The scheduler was killed just now.
+    pub fn killed(&self) {
+        self.state().note("killed".to_owned());
+    }
+
+    /// What happened last.
+    pub fn history(&self) -> String {
+        Vec::from_iter(self.state().history.iter().cloned()).join("\n")
     }
 
     /// Waits until so many bindings were seen, or for as long as this.
@@ -196,6 +210,15 @@ impl Ledger {
 }
 
 impl State {
+    fn note(&mut self, what: String) {
+        const KEPT: usize = 60;
+        if self.history.len() == KEPT {
+            self.history.pop_front();
+        }
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.history.push_back(format!("{:.3} {what}", at.as_secs_f64() % 1000.0));
+    }
+
     fn apply(&mut self, event: Event<Pod>) {
         match event {
             // Between two lists something may have gone unseen.
@@ -215,6 +238,7 @@ impl State {
             return;
         }
         entry.node = Some(node.clone());
+        self.note(format!("{} bound to {node}", pod.name_any()));
         self.bound += 1;
         self.last_binding = Some(Instant::now());
         let used = self.used.entry(node.clone()).or_default();
@@ -233,6 +257,7 @@ impl State {
 
     fn gone(&mut self, pod: &Pod) {
         let Some(seen) = self.pods.remove(&pod.name_any()) else { return };
+        self.note(format!("{} gone from {:?}", pod.name_any(), seen.node));
         if let Some(node) = &seen.node
             && let Some(used) = self.used.get_mut(node)
         {

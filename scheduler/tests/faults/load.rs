@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_api::names::{LABEL_GANG, RESOURCE_NVIDIA_GPU, SCHEDULER_NAME};
+use atoll_api::names::{
+    ANNOTATION_REQUIRED_TOPOLOGY, LABEL_GANG, LABEL_GANG_MIN, LABEL_GANG_SIZE, RESOURCE_NVIDIA_GPU, SCHEDULER_NAME,
+};
 use atoll_api::{Gang, GangMember, GangMode, GangPhase, GangShape, GangSpec};
 use atoll_testkit::nodes::RACK;
 use futures::future::join_all;
@@ -77,13 +79,13 @@ impl Work {
             labels.insert(LABEL_GANG, self.name.clone());
         }
         if matches!(self.kind, Kind::Labels | Kind::LabelsInRack) {
-            labels.insert("atoll.dev/gang-size", self.size.to_string());
+            labels.insert(LABEL_GANG_SIZE, self.size.to_string());
             if self.min < self.size {
-                labels.insert("atoll.dev/gang-min", self.min.to_string());
+                labels.insert(LABEL_GANG_MIN, self.min.to_string());
             }
         }
         if self.kind == Kind::LabelsInRack {
-            annotations.insert("atoll.dev/required-topology", RACK);
+            annotations.insert(ANNOTATION_REQUIRED_TOPOLOGY, RACK);
         }
         serde_json::from_value(json!({
             "metadata": { "name": self.pod_name(rank), "labels": labels, "annotations": annotations },
@@ -223,14 +225,18 @@ impl Load {
 
     /// One of these gangs loses a member that is not bound: without it the gang can never be whole.
     ///
-    /// Nobody makes that pod again before the others are gone.
+    /// Nobody makes that pod again before the others are gone. Another member still waits: if all that are left were
+    /// bound, the gang would look like one that was whole and lost a member later, which nobody should undo.
     pub async fn lose_a_member(&self, half_bound: &BTreeSet<String>) {
-        let of_labels = |name: &&String| {
-            self.alive.get(*name).is_some_and(|work| matches!(work.kind, Kind::Labels | Kind::LabelsInRack))
-        };
-        let Some(name) = half_bound.iter().find(of_labels) else { return };
-        if let Some(member) = self.ledger.unbound_member(name) {
-            self.delete_pod(member).await;
+        for name in half_bound {
+            let Some(work) = self.alive.get(name) else { continue };
+            if !matches!(work.kind, Kind::Labels | Kind::LabelsInRack) || work.min < work.size {
+                continue;
+            }
+            if let [member, _, ..] = &self.ledger.unbound(name)[..] {
+                self.delete_pod(member.clone()).await;
+                return;
+            }
         }
     }
 

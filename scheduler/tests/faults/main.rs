@@ -65,6 +65,7 @@ async fn gangs_are_whole_or_undone_after_each_kill_before_anything_new_is_bound(
         tokio::join!(work, async {
             moment.wait(&ledger).await;
             scheduler.kill9().await.unwrap();
+            ledger.killed();
         });
 
         // Down: what was on its way when it died has arrived, and the world goes on.
@@ -91,7 +92,12 @@ async fn gangs_are_whole_or_undone_after_each_kill_before_anything_new_is_bound(
         }
         load.repair().await;
         let wrong = ledger.violations(HALF_BOUND_LIMIT);
-        assert!(wrong.is_empty(), "kill {kill}, seed {seed}: {wrong:#?}\n{}", scheduler.log_tail(5));
+        assert!(
+            wrong.is_empty(),
+            "kill {kill}, seed {seed}: {wrong:#?}\n{}\n{}",
+            ledger.history(),
+            scheduler.log_tail(5)
+        );
         scheduler.check_running().unwrap();
     }
     println!(

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use atoll_api::names::{LABEL_GANG, RESOURCE_NVIDIA_GPU};
+use atoll_api::names::{ANNOTATION_REQUIRED_TOPOLOGY, LABEL_GANG, LABEL_GANG_SIZE, RESOURCE_NVIDIA_GPU};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
 use kube::Client;
@@ -64,9 +64,9 @@ impl Gang<'_> {
             pod["spec"]["schedulingGroup"] = json!({ "podGroupName": self.name });
         } else {
             pod["metadata"]["labels"][LABEL_GANG] = self.name.clone().into();
-            pod["metadata"]["labels"]["atoll.dev/gang-size"] = self.size.to_string().into();
+            pod["metadata"]["labels"][LABEL_GANG_SIZE] = self.size.to_string().into();
             if let Some(key) = self.within {
-                pod["metadata"]["annotations"] = json!({ "atoll.dev/required-topology": key });
+                pod["metadata"]["annotations"] = json!({ ANNOTATION_REQUIRED_TOPOLOGY: key });
             }
         }
         pod

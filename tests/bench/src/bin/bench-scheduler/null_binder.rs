@@ -1,16 +1,19 @@
 //! A binder that decides nothing: what the way to the API server and back costs at least.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures::future::try_join_all;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use http::Request;
+use atoll_scheduler::api::{Connections, Method};
+use atoll_scheduler::proto;
+use futures::{TryStreamExt as _, stream};
+use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
-use serde_json::json;
 
-/// Binds pods as a file says, and ends.
+/// As for the scheduler's own bindings.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Binds pods as a file says, and ends. Its requests are those of the scheduler, over the same connections.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(long)]
@@ -27,40 +30,24 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<()> {
-    ensure!(args.connections > 0 && args.in_flight >= args.connections, "each connection needs a binding in flight");
     let text = std::fs::read_to_string(&args.bindings).context("read the bindings")?;
-    let lines: Vec<&str> = text.lines().collect();
-    let parts = (0..args.connections).map(|part| {
-        let mine: Vec<&str> = lines.iter().skip(part).step_by(args.connections).copied().collect();
-        connection(&args, mine)
-    });
-    try_join_all(parts).await.map(drop)
-}
-
-async fn connection(args: &Args, lines: Vec<&str>) -> Result<()> {
     let kubeconfig = Kubeconfig::read_from(&args.kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(config)?;
-    stream::iter(lines)
-        .map(|line| bind(&client, line))
-        .buffer_unordered(args.in_flight / args.connections)
-        .try_collect()
+    let connections = Connections::new(&config, args.connections)?;
+    stream::iter(text.lines().map(Ok))
+        .try_for_each_concurrent(args.in_flight, |line| bind(&connections, line))
         .await
 }
 
-async fn bind(client: &Client, line: &str) -> Result<()> {
+async fn bind(connections: &Connections, line: &str) -> Result<()> {
     let (namespace, pod, node) = line
         .split_once(' ')
         .and_then(|(key, node)| key.split_once('/').map(|(namespace, pod)| (namespace, pod, node)))
         .with_context(|| format!("not a binding: {line}"))?;
-    let binding = json!({
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": { "name": pod, "namespace": namespace },
-        "target": { "kind": "Node", "name": node },
-    });
-    let request = Request::post(format!("/api/v1/namespaces/{namespace}/pods/{pod}/binding"))
-        .header("Content-Type", "application/json")
-        .body(serde_json::to_vec(&binding)?)?;
-    client.request_text(request).await.map(drop).with_context(|| format!("bind {pod}"))
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/binding");
+    let body = proto::Binding::to_node(namespace, pod, "", node);
+    let body = proto::wrap(proto::Binding::API_VERSION, proto::Binding::KIND, &body);
+    let answer = connections.send(Method::Create, &path, body.into(), ANSWER_WITHIN).await?;
+    ensure!(answer.is_success(), "bind {pod}: {}", answer.message());
+    Ok(())
 }
