@@ -31,7 +31,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<impl Future<Output = std::io::Result<()>> + Send, ListenError> {
     let listener = TcpListener::bind(address).await.map_err(|source| ListenError { address, source })?;
-    Ok(async move { axum::serve(listener, router(readiness, registry).merge(pages)).with_graceful_shutdown(shutdown).await })
+    Ok(
+        async move {
+            axum::serve(listener, router(readiness, registry).merge(pages)).with_graceful_shutdown(shutdown).await
+        },
+    )
 }
 
 fn router(readiness: Readiness, registry: Registry) -> Router {

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::flowcontrol::v1::FlowSchema;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::ResourceExt;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -37,8 +37,8 @@ struct Cluster {
 
 impl Cluster {
     /// Nodes with 8 GPUs each.
-    async fn start(name: &str, node_count: u32) -> Self {
-        let plane = ControlPlane::start(ControlPlaneOptions::new(name)).await.unwrap();
+    async fn start(options: ControlPlaneOptions, node_count: u32) -> Self {
+        let plane = ControlPlane::start(options).await.unwrap();
         let kwok = Kwok::start(&plane).unwrap();
         let client = plane.client();
         plane.create_namespace(SYSTEM_NAMESPACE).await.unwrap();
@@ -106,7 +106,7 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_binds_without_any_crd_and_shows_what_waits() {
     require!(Core);
-    let cluster = Cluster::start("alone", 1).await;
+    let cluster = Cluster::start(ControlPlaneOptions::new("alone"), 1).await;
     cluster.says("/readyz", "ok").await;
     cluster.pod("single", 1, &json!({})).await;
     cluster.is_bound("single").await;
@@ -158,7 +158,7 @@ async fn it_binds_without_any_crd_and_shows_what_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_higher_priority_takes_the_place_of_another() {
     require!(Core);
-    let cluster = Cluster::start("preempt", 1).await;
+    let cluster = Cluster::start(ControlPlaneOptions::new("preempt"), 1).await;
     let classes: Api<PriorityClass> = Api::all(cluster.plane.client());
     let high = json!({ "metadata": { "name": "high" }, "value": 1000 });
     classes.create(&PostParams::default(), &serde_json::from_value(high).unwrap()).await.unwrap();
@@ -179,4 +179,48 @@ async fn a_pod_of_higher_priority_takes_the_place_of_another() {
     assert_eq!(about_low, ["patch pods/status", "delete pods"]);
     cluster.says("/metrics", "atoll_scheduler_evictions_total{result=\"evicted\"} 1").await;
     cluster.says("/metrics", "atoll_scheduler_preemption_victims_count 1").await;
+}
+
+/// Message of a pod group's condition of this status.
+fn initially_scheduled(group: &DynamicObject, status: &str) -> Option<String> {
+    let conditions = group.data.get("status")?.get("conditions")?.as_array()?;
+    let condition = conditions.iter().find(|c| c["type"] == "PodGroupInitiallyScheduled" && c["status"] == status)?;
+    Some(condition["message"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_groups_are_bound_all_or_nothing_and_told() {
+    require!(Core);
+    let served = ["--feature-gates=GenericWorkload=true", "--runtime-config=scheduling.k8s.io/v1beta1=true"];
+    let cluster = Cluster::start(ControlPlaneOptions::new("podgroups").apiserver_args(served), 1).await;
+    let kind = GroupVersionKind::gvk("scheduling.k8s.io", "v1beta1", "PodGroup");
+    let groups: Api<DynamicObject> = Api::namespaced_with(cluster.plane.client(), NS, &ApiResource::from_gvk(&kind));
+    let group = json!({
+        "apiVersion": "scheduling.k8s.io/v1beta1",
+        "kind": "PodGroup",
+        "metadata": { "name": "g" },
+        "spec": { "schedulingPolicy": { "gang": { "minCount": 2 } } },
+    });
+    groups.create(&PostParams::default(), &serde_json::from_value(group).unwrap()).await.unwrap();
+    cluster.pod("before", 1, &json!({})).await;
+    cluster.is_bound("before").await;
+
+    let member = json!({ "spec": { "schedulingGroup": { "podGroupName": "g" } } });
+    for name in ["g-0", "g-1"] {
+        cluster.pod(name, 4, &member).await;
+    }
+    let told = async |status: &str| {
+        eventually(&format!("the pod group to be {status}"), LIMIT, async || {
+            let group = groups.get("g").await.map_err(|error| error.to_string())?;
+            initially_scheduled(&group, status).ok_or_else(|| group.data.to_string())
+        })
+        .await
+        .unwrap()
+    };
+    let why = told("False").await;
+    assert!(why.contains("2 members need 4"), "{why}");
+    cluster.pods.delete("before", &DeleteParams::default()).await.unwrap();
+    cluster.is_bound("g-0").await;
+    cluster.is_bound("g-1").await;
+    told("True").await;
 }

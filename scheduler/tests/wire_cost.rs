@@ -211,24 +211,27 @@ async fn lists_and_bindings() {
     for (count, in_flight) in [(1, 64), (2, 64), (4, 64), (2, 128)] {
         let prefix = format!("b-{count}-{in_flight}");
         create(&client, &prefix, BINDINGS, |name, _| pod(name, None)).await;
-        let connections = Connections::new(&config, count).unwrap();
-        let (server, spent, started) = (plane.apiserver().cpu_time(), cpu(), Instant::now());
-        stream::iter(0..BINDINGS)
-            .for_each_concurrent(in_flight, async |number| {
-                let name = format!("{prefix}-{number}");
-                let binding = proto::Binding::to_node("default", &name, "", &format!("n-{}", number % NODES));
-                let body = Bytes::from(proto::wrap("v1", "Binding", &binding));
-                let path = format!("/api/v1/namespaces/default/pods/{name}/binding");
-                let answer = connections.send(Method::Create, &path, body, LIMIT).await.unwrap();
-                assert_eq!(answer.status, 201, "{}", answer.message());
-            })
-            .await;
-        let took = started.elapsed();
-        println!(
-            "{BINDINGS} bindings, {count} connections, {in_flight} in flight: {:.0}/s, CPU each {:?} here, {:?} there",
-            f64::from(BINDINGS) / took.as_secs_f64(),
-            cpu().saturating_sub(spent) / BINDINGS,
-            plane.apiserver().cpu_time().saturating_sub(server) / BINDINGS
-        );
+        bind_all(&plane, &Connections::new(&config, count).unwrap(), in_flight, &prefix).await;
     }
+}
+
+/// Binds to nodes that were chosen before.
+async fn bind_all(plane: &ControlPlane, connections: &Connections, in_flight: usize, prefix: &str) {
+    let (server, spent, started) = (plane.apiserver().cpu_time(), cpu(), Instant::now());
+    stream::iter(0..BINDINGS)
+        .for_each_concurrent(in_flight, async |number| {
+            let name = format!("{prefix}-{number}");
+            let binding = proto::Binding::to_node("default", &name, "", &format!("n-{}", number % NODES));
+            let body = Bytes::from(proto::wrap("v1", "Binding", &binding));
+            let path = format!("/api/v1/namespaces/default/pods/{name}/binding");
+            let answer = connections.send(Method::Create, &path, body, LIMIT).await.unwrap();
+            assert_eq!(answer.status, 201, "{}", answer.message());
+        })
+        .await;
+    println!(
+        "{BINDINGS} bindings, {connections:?}, {in_flight} in flight: {:.0}/s, CPU each {:?} here, {:?} there",
+        f64::from(BINDINGS) / started.elapsed().as_secs_f64(),
+        cpu().saturating_sub(spent) / BINDINGS,
+        plane.apiserver().cpu_time().saturating_sub(server) / BINDINGS
+    );
 }
