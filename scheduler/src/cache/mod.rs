@@ -175,6 +175,7 @@ impl Cache {
     ///
     /// # Errors
     /// In words, which claim it waits for.
+    #[must_use]
     pub fn shape(&self, key: &ObjectKey) -> Option<Result<&Arc<Shape>, &Arc<str>>> {
         self.pods.get(key).map(|entry| entry.shape.as_ref())
     }
@@ -334,6 +335,7 @@ impl Cache {
     }
 
     /// Who holds room on a node.
+    #[must_use]
     pub fn holders_on(&self, node: &str) -> Vec<Work> {
         let Some(ix) = self.nodes.ix(node) else { return Vec::new() };
         let coming = self.nodes.occupants(ix).filter(|(_, occupant)| occupant.stage == Stage::Coming);

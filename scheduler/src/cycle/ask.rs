@@ -234,14 +234,13 @@ impl Scheduler {
         let mut known: Vec<(Arc<Shape>, Arc<Shape>)> = Vec::new();
         for member in members {
             let pinned = known.iter().find(|(shape, _)| Arc::ptr_eq(shape, &member.shape)).map(|(_, pinned)| pinned);
-            member.shape = match pinned {
-                Some(pinned) => Arc::clone(pinned),
-                None => {
-                    let pinned = self.cache.intern(pin(&member.shape, &domains));
-                    known.push((Arc::clone(&member.shape), Arc::clone(&pinned)));
-                    pinned
-                }
-            };
+            if let Some(pinned) = pinned {
+                member.shape = Arc::clone(pinned);
+            } else {
+                let pinned = self.cache.intern(pin(&member.shape, &domains));
+                let shape = std::mem::replace(&mut member.shape, Arc::clone(&pinned));
+                known.push((shape, pinned));
+            }
         }
     }
 }

@@ -195,7 +195,6 @@ impl Scheduler {
         self.said.remove(key);
         self.spared.remove(key);
         self.victim_settled(key);
-        self.evicting.remove(key);
     }
 
     pub(super) fn gang(&mut self, facts: GangFacts, now: Duration) {

@@ -35,7 +35,7 @@ impl Scheduler {
             return outcome;
         }
         if let Some(why) = no_object(group) {
-            return self.wait_for_parts(gang, order, Arc::from(why), now, attempt);
+            return self.wait_for_parts(gang, order, &Arc::from(why), now, attempt);
         }
         match readiness {
             Readiness::Nothing => Outcome::Nothing,
@@ -43,7 +43,7 @@ impl Scheduler {
                 let least = if group.object.is_some() { "at least " } else { "" };
                 let (are, size) = (if there == 1 { "is" } else { "are" }, group.size());
                 let why = format!("{there} of {least}{size} members {are} there");
-                self.wait_for_parts(gang, order, Arc::from(why), now, attempt)
+                self.wait_for_parts(gang, order, &Arc::from(why), now, attempt)
             }
             Readiness::Gathering { there, until } => {
                 let why = format!("{there} of {} members are there, which is enough; waits for more", group.size());
@@ -53,7 +53,7 @@ impl Scheduler {
             }
             Readiness::Ready { minimum } => match self.waiting_of(gang) {
                 Ok(waiting) => self.decide_group(gang, order, &waiting, minimum, now, attempt),
-                Err(why) => self.wait_for_parts(gang, order, why, now, attempt),
+                Err(why) => self.wait_for_parts(gang, order, &why, now, attempt),
             },
         }
     }
@@ -113,7 +113,8 @@ impl Scheduler {
             request: GangRequest { members, minimum, topology, closed },
             pods: waiting.iter().map(|(pod, _)| pod.key.clone()).collect(),
             priority: order.priority.0,
-            preempts,
+            // There is no time to wait for others to leave before the gang is whole or undone.
+            preempts: preempts && !half_bound,
             alone: half_bound || bound_on.is_some(),
         };
         match self.place(ask, now, attempt) {
@@ -161,7 +162,7 @@ impl Scheduler {
         &mut self,
         gang: &GangKey,
         order: Order,
-        why: Arc<str>,
+        why: &Arc<str>,
         now: Duration,
         attempt: &mut Attempt,
     ) -> Outcome {
@@ -172,12 +173,12 @@ impl Scheduler {
         let Some(group) = self.groups.get_mut(gang) else { return Outcome::Nothing };
         let due = *group.incomplete_since.get_or_insert(now) + self.settings.reword;
         let half_bound = group.half_bound;
-        self.queue.wait(work, order, Some(Arc::clone(&why)), Some(due).filter(|due| *due > now));
+        self.queue.wait(work, order, Some(Arc::clone(why)), Some(due).filter(|due| *due > now));
         if due <= now {
-            self.tell_group(gang, &why, now, attempt);
+            self.tell_group(gang, why, now, attempt);
         }
         if half_bound {
-            return self.complete_or_undo(gang, order, &why, now, attempt);
+            return self.complete_or_undo(gang, order, why, now, attempt);
         }
         Outcome::Incomplete
     }
@@ -209,7 +210,7 @@ impl Scheduler {
                 preemptor: None,
                 message: Arc::clone(&message),
             });
-            self.evicting.insert(pod.key.clone(), None);
+            self.evicting.insert(pod.key.clone(), Vec::new());
             group.mark(&pod.key, MemberAt::Out);
         }
         group.half_bound = false;

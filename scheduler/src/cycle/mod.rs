@@ -67,8 +67,8 @@ pub struct Scheduler {
     nominees: BTreeSet<(i32, Work)>,
     /// For whom others are being evicted.
     preemptions: HashMap<Work, Preemption>,
-    /// Who is being evicted, and for whom; `None`: its gang is undone.
-    evicting: HashMap<ObjectKey, Option<Work>>,
+    /// Pods that end, and who waits for that; nobody where the gang is undone.
+    evicting: HashMap<ObjectKey, Vec<Work>>,
     /// Who could not be evicted.
     spared: HashSet<ObjectKey>,
     /// What was said about pods.

@@ -56,14 +56,16 @@ impl Scheduler {
         let preemption = self.preemptions.get(work).filter(|preemption| !preemption.victims.is_empty())?;
         let count = preemption.victims.len();
         let (pods, end) = if count == 1 { ("pod", "ends") } else { ("pods", "end") };
-        Some(Arc::from(format!("{}; waits until {count} {pods} of lower priority {end}", preemption.message)))
+        Some(Arc::from(format!("{}; waits until {count} {pods} {end} there", preemption.message)))
     }
 
     /// Nothing is kept for it as a nominee any more; who is being evicted goes all the same.
     pub(super) fn end_preemption(&mut self, work: &Work) {
         if let Some(preemption) = self.preemptions.remove(work) {
             for victim in preemption.victims {
-                self.evicting.insert(victim, None);
+                if let Some(waiting) = self.evicting.get_mut(&victim) {
+                    waiting.retain(|waiting| waiting != work);
+                }
             }
         }
         if !self.nominees.is_empty() {
@@ -89,11 +91,12 @@ impl Scheduler {
 
     /// A pod that is evicted is gone, has finished, or stays after all.
     pub(super) fn victim_settled(&mut self, pod: &ObjectKey) {
-        let Some(Some(work)) = self.evicting.remove(pod) else { return };
-        let Some(preemption) = self.preemptions.get_mut(&work) else { return };
-        preemption.victims.remove(pod);
-        if preemption.victims.is_empty() {
-            self.queue_work(&work);
+        for work in self.evicting.remove(pod).unwrap_or_default() {
+            let Some(preemption) = self.preemptions.get_mut(&work) else { continue };
+            preemption.victims.remove(pod);
+            if preemption.victims.is_empty() {
+                self.queue_work(&work);
+            }
         }
     }
 
@@ -101,9 +104,8 @@ impl Scheduler {
     pub(super) fn not_evicted(&mut self, pod: &ObjectKey, uid: &str, now: Duration) {
         let Some(facts) = self.cache.pod(pod).filter(|facts| *facts.uid == *uid).cloned() else { return };
         self.spared.insert(pod.clone());
-        let of_preemption = matches!(self.evicting.get(pod), Some(Some(_)));
+        let of_preemption = self.evicting.get(pod).is_some_and(|waiting| !waiting.is_empty());
         self.victim_settled(pod);
-        self.evicting.remove(pod);
         self.set_member(&facts);
         let Some(gang) = Group::key_of(&facts).filter(|_| facts.ours) else { return };
         if let Some(group) = self.groups.get_mut(&gang).filter(|group| !of_preemption && !group.is_bound()) {

@@ -89,7 +89,7 @@ impl Scheduler {
                 return Outcome::Nothing;
             }
         }
-        self.reword(entry, why);
+        entry.reword(why);
         if entry.half_bound {
             entry.message = format!("{bound} of {} members are bound; {why}", entry.members().len());
         }
@@ -98,13 +98,6 @@ impl Scheduler {
             self.queue.remove(&work);
         }
         Outcome::Refused
-    }
-
-    /// The words for what keeps a gang from fitting.
-    pub(super) fn reword(&self, entry: &mut GangEntry, why: &str) {
-        if !entry.half_bound {
-            why.clone_into(&mut entry.message);
-        }
     }
 
     /// Says where a gang stands, if that is news.
@@ -187,7 +180,12 @@ impl Scheduler {
                 }
                 Held::All
             }
-            Answer::Refused(why) => Held::Refused(why),
+            Answer::Refused(why) => {
+                for open in open {
+                    self.clear_nomination(&open.key, attempt);
+                }
+                Held::Refused(why)
+            }
             Answer::Preempts => Held::Waits(Outcome::Preempting),
             Answer::Behind => Held::Waits(Outcome::Nothing),
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::scheduling::{Budget, Evictee, OccupantId, Unit, preempt};
+use atoll_core::scheduling::{Aside, Assignment, Budget, Evictee, OccupantId, Unit, preempt};
 
 use super::ask::Ask;
 use super::messages::event_reason;
@@ -18,6 +18,12 @@ use crate::objects::{ObjectKey, PodFacts};
 enum Who {
     Gang(GangKey),
     Pod(ObjectKey),
+}
+
+/// Who may go, with their pods by rank.
+struct Leaving {
+    who: Who,
+    pods: Vec<Arc<PodFacts>>,
 }
 
 #[derive(Default)]
@@ -34,11 +40,14 @@ impl Scheduler {
         if !self.cache.has_lower(ask.priority) {
             return false;
         }
+        if self.waits_for_ending(ask, message, now, attempt) {
+            return true;
+        }
         let candidates = self.candidates(ask.priority);
         if candidates.is_empty() {
             return false;
         }
-        let (who, units): (Vec<(Who, Vec<Arc<PodFacts>>)>, Vec<Unit>) = candidates.into_iter().unzip();
+        let (leaving, units): (Vec<Leaving>, Vec<Unit>) = candidates.into_iter().unzip();
         let allowed = |allowed: i32| Budget { allowed: u32::try_from(allowed).unwrap_or(0) };
         let budgets: Vec<Budget> = self.budgets.values().map(|budget| allowed(budget.allowed)).collect();
         let nodes = self.cache.nodes_mut();
@@ -48,44 +57,86 @@ impl Scheduler {
         let for_whom = ask.work.to_string();
         let mut victims = BTreeSet::new();
         for unit in found.units {
-            if let Some((who, pods)) = who.get(unit) {
-                self.evict(who, pods, &for_whom, ask, attempt);
-                victims.extend(pods.iter().map(|pod| pod.key.clone()));
+            if let Some(leaving) = leaving.get(unit) {
+                self.evict(leaving, &for_whom, ask, attempt);
+                victims.extend(leaving.pods.iter().map(|pod| pod.key.clone()));
             }
         }
-        for ((pod, member), node) in ask.pods.iter().zip(&ask.request.members).zip(&found.assignment.nodes) {
+        self.nominate(ask, &found.assignment, victims, message, now, attempt);
+        true
+    }
+
+    /// Whether it fits once those are gone that end anyway, because they are deleted or evicted for it before this
+    /// process was started: then it waits for them, and nobody else has to go.
+    fn waits_for_ending(&mut self, ask: &Ask, message: &Arc<str>, now: Duration, attempt: &mut Attempt) -> bool {
+        let ending = self.cache.seated().filter(|(pod, ..)| pod.deleting || self.evicting.contains_key(&pod.key));
+        let ending: Vec<(ObjectKey, OccupantId)> = ending.map(|(pod, id, _)| (pod.key.clone(), id)).collect();
+        if ending.is_empty() {
+            return false;
+        }
+        let nodes = self.cache.nodes_mut();
+        let on: Vec<_> = ending.iter().map(|(_, id)| nodes.occupant(*id).map(|(ix, _)| ix)).collect();
+        let aside: Vec<Aside> = ending.iter().filter_map(|(_, id)| nodes.set_aside(*id)).collect();
+        let decided = self.decider.decide(nodes, &ask.request);
+        for pod in aside {
+            nodes.put_back(pod);
+        }
+        let Ok(assignment) = decided else { return false };
+        let wanted: BTreeSet<_> = assignment.nodes.iter().flatten().filter_map(|node| nodes.ix(node)).collect();
+        let awaited = ending.into_iter().zip(on).filter(|(_, on)| on.is_some_and(|ix| wanted.contains(&ix)));
+        let victims: BTreeSet<ObjectKey> = awaited.map(|((pod, _), _)| pod).collect();
+        if victims.is_empty() {
+            return false;
+        }
+        self.nominate(ask, &assignment, victims, message, now, attempt);
+        true
+    }
+
+    /// Keeps room where somebody ends, until they are gone.
+    fn nominate(
+        &mut self,
+        ask: &Ask,
+        assignment: &Assignment,
+        victims: BTreeSet<ObjectKey>,
+        message: &Arc<str>,
+        now: Duration,
+        attempt: &mut Attempt,
+    ) {
+        for ((pod, member), node) in ask.pods.iter().zip(&ask.request.members).zip(&assignment.nodes) {
             if let Some(node) = node {
                 self.cache.hold(&ask.work, pod, node, &member.shape);
             }
         }
+        for victim in &victims {
+            self.evicting.entry(victim.clone()).or_default().push(ask.work.clone());
+        }
         self.nominees.insert((ask.priority, ask.work.clone()));
         self.preemptions.insert(ask.work.clone(), Preemption { victims, message: Arc::clone(message) });
         let waits = self.awaited(&ask.work);
-        for ((index, pod), node) in ask.pods.iter().enumerate().zip(&found.assignment.nodes) {
+        for ((index, pod), node) in ask.pods.iter().enumerate().zip(&assignment.nodes) {
             if let (Some(node), Some(waits)) = (node, &waits) {
                 self.tell(pod, waits, &Nominate::Node(Arc::clone(node)), index == 0, now, attempt);
             }
         }
         self.queue.wait(ask.work.clone(), ask.order, waits, Some(now + super::ask::MEANWHILE));
-        true
     }
 
     /// Whole gangs and single pods of lower priority.
-    fn candidates(&self, priority: i32) -> Vec<((Who, Vec<Arc<PodFacts>>), Unit)> {
+    fn candidates(&self, priority: i32) -> Vec<(Leaving, Unit)> {
         let mut all: BTreeMap<Who, Candidate<'_>> = BTreeMap::new();
         for (pod, id, assumed) in self.cache.seated() {
             if pod.deleting || self.evicting.contains_key(&pod.key) {
                 continue;
             }
             let candidate = all.entry(self.goes_with(pod)).or_default();
-            candidate.stays |= assumed || pod.priority >= priority || self.spared.contains(&pod.key);
+            candidate.stays |= assumed || self.priority_of(pod) >= priority || self.spared.contains(&pod.key);
             candidate.pods.push((pod, id));
         }
         let leave = all.into_iter().filter(|(_, candidate)| !candidate.stays);
         leave
             .map(|(who, candidate)| {
                 let unit = Unit {
-                    priority: candidate.pods.iter().map(|(pod, _)| pod.priority).max().unwrap_or(priority),
+                    priority: candidate.pods.iter().map(|(pod, _)| self.priority_of(pod)).max().unwrap_or(priority),
                     pods: candidate
                         .pods
                         .iter()
@@ -100,9 +151,16 @@ impl Scheduler {
                 };
                 let mut pods: Vec<Arc<PodFacts>> = candidate.pods.iter().map(|(pod, _)| Arc::clone(pod)).collect();
                 pods.sort_unstable_by(|a, b| (a.rank, &a.key).cmp(&(b.rank, &b.key)));
-                ((who, pods), unit)
+                (Leaving { who, pods }, unit)
             })
             .collect()
+    }
+
+    /// That of its `PodGroup` goes before its own.
+    fn priority_of(&self, pod: &PodFacts) -> i32 {
+        let group = Group::key_of(pod).filter(|gang| gang.kind == GangKind::PodGroup);
+        let object = group.and_then(|gang| self.groups.get(&gang)).and_then(|group| group.object.as_ref());
+        object.and_then(|object| object.priority).unwrap_or(pod.priority)
     }
 
     fn goes_with(&self, pod: &PodFacts) -> Who {
@@ -125,7 +183,7 @@ impl Scheduler {
         protects.map(|(index, _)| index).collect()
     }
 
-    fn evict(&mut self, who: &Who, pods: &[Arc<PodFacts>], for_whom: &str, ask: &Ask, attempt: &mut Attempt) {
+    fn evict(&mut self, Leaving { who, pods }: &Leaving, for_whom: &str, ask: &Ask, attempt: &mut Attempt) {
         let message: Arc<str> = Arc::from(format!("makes room for {for_whom} of priority {}", ask.priority));
         for pod in pods {
             attempt.actions.push(Action::Evict {
@@ -134,7 +192,7 @@ impl Scheduler {
                 preemptor: Some(Arc::from(for_whom)),
                 message: Arc::clone(&message),
             });
-            self.evicting.insert(pod.key.clone(), Some(ask.work.clone()));
+            self.evicting.entry(pod.key.clone()).or_default();
             self.set_member(pod);
         }
         let first = pods.first();

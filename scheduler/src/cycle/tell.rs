@@ -218,7 +218,7 @@ impl Scheduler {
             Work::Pod(pod) => self.tell(pod, &why, &Nominate::Leave, true, now, attempt),
             Work::Gang(gang) if gang.kind == GangKind::Object && self.objects.contains_key(&gang.key) => {
                 if let Some(mut entry) = self.objects.remove(&gang.key) {
-                    self.reword(&mut entry, &why);
+                    entry.reword(&why);
                     self.report(&mut entry, now, attempt);
                     self.objects.insert(gang.key.clone(), entry);
                 }

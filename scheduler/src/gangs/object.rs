@@ -169,6 +169,13 @@ impl GangEntry {
         self.bound.values().next().map(String::as_str)
     }
 
+    /// Other words for what keeps it from fitting.
+    pub(crate) fn reword(&mut self, why: &str) {
+        if !self.half_bound {
+            why.clone_into(&mut self.message);
+        }
+    }
+
     pub(crate) fn note_bound(&mut self, pod: &str, node: &str) {
         self.bound.insert(pod.to_owned(), node.to_owned());
     }

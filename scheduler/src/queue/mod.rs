@@ -5,116 +5,31 @@
 //! many that cannot be had cost no more than one.
 
 mod line;
+mod place;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_core::scheduling::{GangRequest, Helps};
 
-use crate::cycle::GangKey;
-use crate::objects::ObjectKey;
 pub use line::{Alike, Clock, Line, LineId, LineKey, ShapeRef, Verdict};
-
-/// What is tried as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Work {
-    /// A gang.
-    Gang(GangKey),
-    /// A pod without a gang.
-    Pod(ObjectKey),
-}
-
-/// For people.
-impl fmt::Display for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gang(gang) => write!(f, "the gang {gang}"),
-            Self::Pod(pod) => write!(f, "the pod {pod}"),
-        }
-    }
-}
-
-/// Which is tried first: the lowest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Order {
-    /// False for gangs that are bound in part: nothing else comes before they are whole.
-    pub whole: bool,
-    /// Priority, the highest first.
-    pub priority: Reverse<i32>,
-    /// Creation, since the Unix epoch.
-    pub created: Duration,
-}
-
-/// Where something is that is pending.
-#[derive(Clone, Debug)]
-pub enum Place {
-    /// Tried as soon as its turn comes.
-    Ready(Order),
-    /// Failed: not tried before the time, whatever happens.
-    Delayed(Order, Duration),
-    /// Waits for something about itself to change, which pushes it, at most until the time.
-    Apart {
-        /// Its order.
-        order: Order,
-        /// Why, for people.
-        why: Option<Arc<str>>,
-        /// Tried then at the latest.
-        until: Option<Duration>,
-    },
-    /// Refused with its line.
-    Lined {
-        /// Its order.
-        order: Order,
-        /// The line.
-        line: LineId,
-        /// Tried then at the latest.
-        until: Option<Duration>,
-    },
-}
-
-impl Place {
-    /// Its order among the pending.
-    #[must_use]
-    pub fn order(&self) -> Order {
-        match self {
-            Self::Ready(order) | Self::Delayed(order, _) | Self::Apart { order, .. } | Self::Lined { order, .. } => {
-                *order
-            }
-        }
-    }
-
-    fn due(&self) -> Option<Duration> {
-        match self {
-            Self::Ready(_) => None,
-            Self::Delayed(_, until) => Some(*until),
-            Self::Apart { until, .. } | Self::Lined { until, .. } => *until,
-        }
-    }
-}
-
-/// What a line says to someone who asks for the same.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
-    /// Nothing: it has to be decided.
-    Free,
-    /// An older one that asks for the same has not had its turn.
-    Behind,
-    /// It was refused, and nothing that could help happened since.
-    Refused(Arc<str>),
-    /// It was refused, and something happened that could help.
-    Stale(LineId),
-}
+pub use place::{Order, Place, Standing, Work};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Alarm {
     Work(Work),
     Line(LineId),
+}
+
+/// Where a look through the waiting lines goes on.
+#[derive(Clone, Copy, Debug)]
+enum Sweep {
+    FromFirst,
+    After(Order, LineId),
 }
 
 /// First in, first out by [`Order`], ties by name.
@@ -134,8 +49,8 @@ pub struct Queue {
     clock: Clock,
     /// How many lines wait for each kind of change.
     wanted: Clock,
-    /// How far the look through the waiting lines is that is under way; `Some(None)`: at its start.
-    sweep: Option<Option<(Order, LineId)>>,
+    /// A look through the waiting lines is under way.
+    sweep: Option<Sweep>,
     /// Something happened since it began that a waiting line is helped by.
     unswept: bool,
 }
@@ -286,17 +201,19 @@ impl Queue {
     /// The next line, in order, that something could have helped, if there is one within `passes` lines.
     pub fn next_stale(&mut self, passes: &mut usize, now: Duration) -> Option<LineId> {
         while self.sweeping() {
-            let after = *self.sweep.get_or_insert_with(|| {
+            if self.sweep.is_none() {
                 self.unswept = false;
-                None
-            });
-            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            }
+            let from = match self.sweep.get_or_insert(Sweep::FromFirst) {
+                Sweep::FromFirst => Bound::Unbounded,
+                Sweep::After(order, id) => Bound::Excluded((*order, *id)),
+            };
             let Some(at) = self.waiting.range((from, Bound::Unbounded)).next().copied() else {
                 self.sweep = None;
                 continue;
             };
             *passes = passes.checked_sub(1)?;
-            self.sweep = Some(Some(at));
+            self.sweep = Some(Sweep::After(at.0, at.1));
             let verdict = self.lines.get(&at.1).and_then(|line| line.verdict.as_ref());
             if verdict.is_some_and(|verdict| self.is_stale(verdict, now)) {
                 return Some(at.1);

@@ -1,6 +1,8 @@
 use atoll_core::scheduling::{GangRequest, Helps};
 
 use super::*;
+use crate::objects::ObjectKey;
+use std::cmp::Reverse;
 
 fn pod(name: &str) -> Work {
     Work::Pod(ObjectKey::new("ns", name))

@@ -39,7 +39,7 @@ fn the_lowest_make_room_and_the_nominee_gets_it_when_they_are_gone() {
     assert_eq!(evicted(&world), ["low"]);
     let room = world.pods[&key("low")].node.clone();
     assert_eq!(world.pods[&key("high")].nominated.as_deref(), room.as_deref());
-    assert!(world.why("high").ends_with("waits until 1 pod of lower priority ends"), "{}", world.why("high"));
+    assert!(world.why("high").ends_with("waits until 1 pod ends there"), "{}", world.why("high"));
     world.create_pod("eager", 8, None);
     world.end_one();
     world.settle_now();
@@ -160,7 +160,7 @@ fn who_cannot_be_evicted_is_not_asked_again() {
     let evict = world.outbox.iter().position(|action| matches!(action, Action::Evict { .. })).unwrap();
     world.act(evict, true);
     world.settle();
-    assert_eq!(world.node_of("fixed").is_some(), true);
+    assert!(world.node_of("fixed").is_some());
     assert!(!world.pods.contains_key(&key("low")) && world.node_of("high").is_some());
 }
 
@@ -192,10 +192,14 @@ fn after_a_kill_the_nominee_keeps_its_room() {
     create(&mut world, "high", 8, 9);
     world.settle_now();
     assert!(world.pods[&key("high")].nominated.is_some());
+    world.set_node(node("b", 8));
+    create(&mut world, "other", 8, 2);
+    world.settle_now();
     world.restart();
     create(&mut world, "eager", 8, 2);
     world.settle_now();
+    assert_eq!(evicted(&world), ["low"], "nobody else has to go for it");
     world.end_one();
     world.settle();
-    assert_eq!((world.node_of("high"), world.node_of("eager")), (Some("a"), None));
+    assert_eq!((world.node_of("high"), world.node_of("other")), (Some("a"), Some("b")));
 }

@@ -22,11 +22,11 @@ pub(crate) fn key(name: &str) -> ObjectKey {
     ObjectKey::new(NS, name)
 }
 
-pub(super) fn gpus(count: i128) -> Amounts {
+pub(crate) fn gpus(count: i128) -> Amounts {
     [(GPU.to_owned(), count * 1000), (RESOURCE_PODS.to_owned(), POD_SLOT)].into_iter().collect()
 }
 
-pub(super) fn node(name: &str, count: i128) -> NodeState {
+pub(crate) fn node(name: &str, count: i128) -> NodeState {
     let mut allocatable = gpus(count);
     allocatable.set(RESOURCE_PODS, 110 * POD_SLOT);
     NodeState { name: name.to_owned(), allocatable, ..NodeState::default() }

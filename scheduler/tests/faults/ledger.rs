@@ -141,7 +141,7 @@ impl Ledger {
     pub fn restarted(&self) {
         let half = self.half_bound();
         let mut state = self.state();
-        state.note(format!("started again, half-bound: {half:?}"));
+        state.note(&format!("started again, half-bound: {half:?}"));
         state.half = half;
         state.mended_after = None;
         state.restarted = Some(Instant::now());
@@ -167,12 +167,12 @@ impl Ledger {
 
     /// The scheduler was killed just now.
     pub fn killed(&self) {
-        self.state().note("killed".to_owned());
+        self.state().note("killed");
     }
 
     /// What happened last.
     pub fn history(&self) -> String {
-        Vec::from_iter(self.state().history.iter().cloned()).join("\n")
+        self.state().history.iter().cloned().collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until so many bindings were seen, or for as long as this.
@@ -210,7 +210,7 @@ impl Ledger {
 }
 
 impl State {
-    fn note(&mut self, what: String) {
+    fn note(&mut self, what: &str) {
         const KEPT: usize = 60;
         if self.history.len() == KEPT {
             self.history.pop_front();
@@ -238,7 +238,7 @@ impl State {
             return;
         }
         entry.node = Some(node.clone());
-        self.note(format!("{} bound to {node}", pod.name_any()));
+        self.note(&format!("{} bound to {node}", pod.name_any()));
         self.bound += 1;
         self.last_binding = Some(Instant::now());
         let used = self.used.entry(node.clone()).or_default();
@@ -257,7 +257,7 @@ impl State {
 
     fn gone(&mut self, pod: &Pod) {
         let Some(seen) = self.pods.remove(&pod.name_any()) else { return };
-        self.note(format!("{} gone from {:?}", pod.name_any(), seen.node));
+        self.note(&format!("{} gone from {:?}", pod.name_any(), seen.node));
         if let Some(node) = &seen.node
             && let Some(used) = self.used.get_mut(node)
         {

@@ -34,9 +34,7 @@ pub async fn run(args: Args) -> Result<()> {
     let kubeconfig = Kubeconfig::read_from(&args.kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let connections = Connections::new(&config, args.connections)?;
-    stream::iter(text.lines().map(Ok))
-        .try_for_each_concurrent(args.in_flight, |line| bind(&connections, line))
-        .await
+    stream::iter(text.lines().map(Ok)).try_for_each_concurrent(args.in_flight, |line| bind(&connections, line)).await
 }
 
 async fn bind(connections: &Connections, line: &str) -> Result<()> {
