@@ -70,5 +70,10 @@ bench-scheduler: tools ## The scheduler beside kube-scheduler and none; writes t
 fault-scheduler: tools ## Kill the scheduler 1,000 times while gangs come and go
 	ATOLL_FAULT_KILLS=1000 $(CARGO) test -p atoll-scheduler --test faults -- --nocapture
 
+.PHONY: bench-packing
+bench-packing: ## GPUs left over on a full cluster; needs the openb trace (ATOLL_OPENB); writes target/bench/packing.json
+	$(CARGO) build --release --workspace --bins
+	target/release/bench-packing
+
 .PHONY: bench
-bench: bench-apply bench-scheduler ## All benchmarks
+bench: bench-apply bench-scheduler bench-packing ## All benchmarks

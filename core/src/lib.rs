@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod inventory;
 pub mod lease;
 pub mod member;
+pub mod packing;
 pub mod placement;
 pub mod scheduling;
 pub mod units;

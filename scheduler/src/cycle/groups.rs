@@ -140,8 +140,12 @@ impl Scheduler {
         whole: bool,
         attempt: &mut Attempt,
     ) {
+        for (pod, _) in waiting {
+            self.unsay(&pod.key);
+        }
         let Some(group) = self.groups.get_mut(gang) else { return };
         group.half_bound = whole;
+        group.whole &= !whole;
         group.stuck_since = None;
         for ((pod, _), node) in waiting.iter().zip(&assignment.nodes) {
             let Some(node) = node else { continue };

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::scheduling::{Decider, Helps};
+use atoll_core::scheduling::{Decider, Helps, Phase};
 
 pub use messages::{
     Action, Attempt, Binding, Event, GangKey, GangKind, Nominate, Object, ObjectKind, Outcome, PendingView, Settings,
@@ -37,6 +37,8 @@ use reserve::Reserving;
 pub(crate) use tell::Written;
 use tell::{Listener, Said};
 
+/// How long others wait at most, after a start, for gangs that were left half-bound.
+const OTHERS_AFTER: Duration = Duration::from_secs(5);
 /// How many waiting lines are passed by in one turn to find those that something could have helped …
 const PASSES: usize = 64;
 /// … and how many of those are looked at.
@@ -78,6 +80,10 @@ pub struct Scheduler {
     /// Lines whose refusal is put in new words when there is nothing else to do, and from when on.
     old_words: BTreeSet<(Duration, LineId)>,
     reserving: Reserving,
+    /// Gangs that an earlier process left half-bound, until they are completed or undone. Nothing else is bound before.
+    left_half_bound: BTreeSet<GangKey>,
+    /// When others have their turn in any case.
+    others_from: Duration,
     turns: u64,
 }
 
@@ -105,6 +111,8 @@ impl Scheduler {
             words: BTreeSet::new(),
             old_words: BTreeSet::new(),
             reserving: Reserving::default(),
+            left_half_bound: BTreeSet::new(),
+            others_from: Duration::ZERO,
             turns: 0,
         }
     }
@@ -124,7 +132,12 @@ impl Scheduler {
         }
         for group in self.groups.values_mut() {
             group.half_bound = group.was_left_half_bound(&self.cache);
+            group.whole = !group.half_bound;
         }
+        let groups = self.groups.iter().filter(|(_, group)| group.half_bound).map(|(gang, _)| gang.clone());
+        let objects = self.objects.values().filter(|entry| entry.half_bound).map(GangEntry::gang_key);
+        self.left_half_bound = groups.chain(objects).collect();
+        self.others_from = now + OTHERS_AFTER;
         let pods: Vec<Arc<PodFacts>> = self.cache.pods().filter(|pod| pod.node.is_none()).cloned().collect();
         for pod in &pods {
             self.note_nominee(pod);
@@ -153,6 +166,7 @@ impl Scheduler {
         {
             return Some(told);
         }
+        self.settle_left_half_bound(now);
         let Some((order, work)) = self.queue.pop() else {
             return self.say_what_is_due(now).or_else(|| self.find_new_words(now));
         };
@@ -165,6 +179,27 @@ impl Scheduler {
         Some(attempt)
     }
 
+    /// Forgets those that are completed, refused, gone, or evicted again, and all of them after a while: one that
+    /// waits for a pod that nobody makes must not stop the others.
+    fn settle_left_half_bound(&mut self, now: Duration) {
+        if self.left_half_bound.is_empty() {
+            return;
+        }
+        let Self { left_half_bound, groups, objects, evicting, cache, queue, .. } = self;
+        let undone: BTreeSet<GangKey> =
+            evicting.keys().filter_map(|pod| cache.pod(pod)).filter_map(|pod| Group::key_of(pod)).collect();
+        left_half_bound.retain(|gang| match gang.kind {
+            GangKind::Object => objects
+                .get(&gang.key)
+                .is_some_and(|entry| entry.half_bound && !matches!(entry.hold.phase(), Phase::Refused(_))),
+            _ => undone.contains(gang) || groups.get(gang).is_some_and(|group| group.half_bound),
+        });
+        if now >= self.others_from {
+            left_half_bound.clear();
+        }
+        queue.only_half_bound(!left_half_bound.is_empty());
+    }
+
     /// When [`Scheduler::attempt`] has to be called without an event; the past when at once.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
@@ -174,7 +209,8 @@ impl Scheduler {
         let expiry = self.expiries.first().map(|(at, _)| *at);
         let words = self.words.first().map(|(at, _)| *at);
         let old_words = self.old_words.first().map(|(at, _)| *at);
-        [self.queue.next_due(), expiry, words, old_words, self.reserving.next_due()].into_iter().flatten().min()
+        let others = (!self.left_half_bound.is_empty()).then_some(self.others_from);
+        [self.queue.next_due(), expiry, words, old_words, self.reserving.next_due(), others].into_iter().flatten().min()
     }
 
     /// What is on the nodes.

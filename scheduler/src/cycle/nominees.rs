@@ -108,7 +108,9 @@ impl Scheduler {
         self.victim_settled(pod);
         self.set_member(&facts);
         let Some(gang) = Group::key_of(&facts).filter(|_| facts.ours) else { return };
-        if let Some(group) = self.groups.get_mut(&gang).filter(|group| !of_preemption && !group.is_bound()) {
+        if let Some(group) =
+            self.groups.get_mut(&gang).filter(|group| !(group.is_bound() || of_preemption && group.whole))
+        {
             // Still in part: it is tried again to complete it, then to undo it.
             group.half_bound = true;
             group.stuck_since = Some(now);

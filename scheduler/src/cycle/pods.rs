@@ -47,6 +47,7 @@ impl Scheduler {
         match self.place(ask, now, attempt) {
             Answer::Fits(assignment) => {
                 for node in assignment.nodes.into_iter().flatten() {
+                    self.unsay(key);
                     self.cache.assume(key, &node);
                     let (pod, uid) = (key.clone(), Arc::clone(&pod.uid));
                     attempt.actions.push(Action::Bind(Binding { pod, uid, node, gang: None }));

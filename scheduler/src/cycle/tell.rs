@@ -79,6 +79,15 @@ impl Scheduler {
         self.said.insert(key.clone(), Said { message: Arc::clone(message), at: now, times, nominated });
     }
 
+    /// A pod is about to be bound: what was to be said of it and is not written yet never will be.
+    pub(super) fn unsay(&mut self, key: &ObjectKey) {
+        let (Some(pod), Some(said)) = (self.cache.pod(key), self.said.get_mut(key)) else { return };
+        said.nominated |= pod.nominated.is_some();
+        if pod.unschedulable.as_deref() != Some(&said.message) {
+            said.message = Arc::from(pod.unschedulable.as_deref().unwrap_or_default());
+        }
+    }
+
     /// A pod is no longer nominated.
     pub(super) fn clear_nomination(&mut self, key: &ObjectKey, attempt: &mut Attempt) {
         let Some(pod) = self.cache.pod(key).filter(|pod| pod.waits()) else { return };
@@ -164,7 +173,7 @@ impl Scheduler {
         if let Some(line) = self.queue.line_mut(id)
             && !std::mem::replace(&mut line.aging, true)
         {
-            let doublings = line.refusals().saturating_sub(1).min(MOST_DOUBLINGS);
+            let doublings = line.wordings().min(MOST_DOUBLINGS);
             self.old_words.insert((now + self.settings.reword.saturating_mul(1 << doublings), id));
         }
     }
@@ -180,7 +189,7 @@ impl Scheduler {
             match self.decider.decide(self.cache.nodes_mut(), &line.request) {
                 Ok(_) => self.queue.open(id),
                 Err(refusal) => {
-                    self.queue.reword(id, Arc::from(refusal.to_string()));
+                    self.queue.reword(id, Arc::from(refusal.to_string()), refusal.helped_by);
                     self.spread(id, now);
                 }
             }

@@ -65,6 +65,8 @@ pub(crate) struct Group {
     min: u32,
     /// It was decided as a whole and is not bound as a whole yet.
     pub(crate) half_bound: bool,
+    /// Its minimum was bound since it was decided as a whole, or before this process was started.
+    pub(crate) whole: bool,
     /// Since when the rest of a half-bound gang cannot be had.
     pub(crate) stuck_since: Option<Duration>,
     enough_since: Option<Duration>,
@@ -86,6 +88,7 @@ impl Group {
             size: 1,
             min: 1,
             half_bound: false,
+            whole: false,
             stuck_since: None,
             enough_since: None,
             incomplete_since: None,
@@ -174,6 +177,7 @@ impl Group {
     }
 
     fn settle(&mut self) {
+        self.whole |= self.bound >= self.min();
         if self.bound >= self.min() || (self.bound == 0 && self.binding == 0) {
             self.half_bound = false;
             self.stuck_since = None;

@@ -129,6 +129,7 @@ pub struct Line {
     /// It is opened then, see [`Verdict::preempt_at`].
     pub(super) reopen: Option<Duration>,
     pub(super) refusals: u32,
+    pub(super) wordings: u32,
     /// What all of its members are told, or will be.
     pub told: Arc<str>,
     /// They are going to be told the last refusal.
@@ -148,6 +149,7 @@ impl Line {
             message: Arc::from(""),
             reopen: None,
             refusals: 0,
+            wordings: 0,
             told: Arc::from(""),
             telling: false,
             aging: false,
@@ -170,10 +172,10 @@ impl Line {
         &self.key
     }
 
-    /// How often it was refused since somebody of it went.
+    /// How often its refusal was put in new words since somebody of it went.
     #[must_use]
-    pub fn refusals(&self) -> u32 {
-        self.refusals
+    pub fn wordings(&self) -> u32 {
+        self.wordings
     }
 
     /// Everyone who waits in it.

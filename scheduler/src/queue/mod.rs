@@ -35,6 +35,8 @@ enum Sweep {
 /// First in, first out by [`Order`], ties by name.
 #[derive(Debug, Default)]
 pub struct Queue {
+    /// Only gangs that are bound in part have a turn.
+    only_half_bound: bool,
     ready: BTreeSet<(Order, Work)>,
     places: HashMap<Work, Place>,
     gangs: usize,
@@ -98,9 +100,18 @@ impl Queue {
 
     /// Takes the first that is ready. Afterwards it is put somewhere again, and then [`Queue::settle`] is called.
     pub fn pop(&mut self) -> Option<(Order, Work)> {
-        let (order, work) = self.ready.first().cloned()?;
+        let (order, work) = self.ready.first().filter(|(order, _)| self.has_turn(*order)).cloned()?;
         self.take(&work);
         Some((order, work))
+    }
+
+    /// While `on`, only gangs that are bound in part have a turn.
+    pub fn only_half_bound(&mut self, on: bool) {
+        self.only_half_bound = on;
+    }
+
+    fn has_turn(&self, order: Order) -> bool {
+        !(self.only_half_bound && order.whole)
     }
 
     /// Its turn is over: if it was the first of an opened line and does not stand in it again, the next one is.
@@ -113,7 +124,7 @@ impl Queue {
             && line.head.take_if(|(_, head)| head == work).is_some()
         {
             if line.verdict.is_none() {
-                line.refusals = 0;
+                (line.refusals, line.wordings) = (0, 0);
             }
             self.advance(id);
         }
@@ -181,12 +192,14 @@ impl Queue {
         self.ids.get(key).and_then(|id| self.lines.get(id)).map_or(0, |line| line.refusals)
     }
 
-    /// The same refusal in other words.
-    pub fn reword(&mut self, id: LineId, message: Arc<str>) {
+    /// It was decided again and is refused still; nothing else changes.
+    pub fn reword(&mut self, id: LineId, message: Arc<str>, helped_by: Helps) {
+        self.helped_by(id, helped_by);
         if let Some(line) = self.lines.get_mut(&id) {
-            line.refusals = line.refusals.saturating_add(1);
+            line.wordings = line.wordings.saturating_add(1);
             if let Some(verdict) = &mut line.verdict {
                 verdict.message = Arc::clone(&message);
+                verdict.seen = self.clock;
             }
             line.message = message;
         }
@@ -233,9 +246,12 @@ impl Queue {
 
     /// The line was looked at: what happened did not help. With `reopen` its first is tried at that time all the same.
     pub fn refresh(&mut self, id: LineId, reopen: Option<Duration>) {
-        let Some(line) = self.lines.get_mut(&id) else { return };
-        let Some(verdict) = &mut line.verdict else { return };
+        let Some(verdict) = self.lines.get_mut(&id).and_then(|line| line.verdict.as_mut()) else { return };
         verdict.seen = self.clock;
+        // What happened may have taken one obstacle away, and the next one is not known.
+        let helped_by = verdict.helped_by | Helps::NODES | Helps::ROOM | Helps::VOLUMES;
+        self.helped_by(id, helped_by);
+        let Some(line) = self.lines.get_mut(&id) else { return };
         if let Some(at) = reopen
             && line.reopen.is_none()
         {
@@ -288,7 +304,7 @@ impl Queue {
     /// When something that waits for a time is due; zero when something is to be done now.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.sweeping() {
+        if self.ready.first().is_some_and(|(order, _)| self.has_turn(*order)) || self.sweeping() {
             return Some(Duration::ZERO);
         }
         self.alarms.first().map(|(at, _)| *at)
@@ -385,6 +401,18 @@ impl Queue {
     fn enter(&mut self, id: LineId, work: &Work, order: Order) {
         self.take(work);
         self.put(work.clone(), Place::Lined { order, line: id, until: None });
+    }
+
+    /// Other changes than before could help a refused line.
+    fn helped_by(&mut self, id: LineId, helped_by: Helps) {
+        let Some(line) = self.lines.get_mut(&id) else { return };
+        let waits = !line.parked.is_empty();
+        let Some(verdict) = &mut line.verdict else { return };
+        if waits {
+            self.wanted.drop(verdict.helped_by);
+            self.wanted.tick(helped_by);
+        }
+        verdict.helped_by = helped_by;
     }
 
     /// Puts a refused line where its first member belongs.

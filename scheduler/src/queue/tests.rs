@@ -138,7 +138,12 @@ fn only_lines_that_something_could_have_helped_are_looked_at() {
     queue.tick(Helps::PODS | Helps::ROOM);
     assert_eq!(stale(&mut queue), [LineId(1), LineId(2)]);
     queue.tick(Helps::VOLUMES);
-    assert_eq!((stale(&mut queue), queue.next_due()), (vec![], None));
+    assert_eq!(stale(&mut queue), [LineId(1), LineId(2)], "the next obstacle may be anything");
+    let reworded = Arc::from("still too small");
+    queue.reword(LineId(1), Arc::clone(&reworded), Helps::NODES);
+    queue.tick(Helps::ROOM);
+    assert_eq!((stale(&mut queue), queue.why(&pod("room"))), (vec![LineId(2)], Some(reworded)));
+    assert_eq!(queue.next_due(), None);
 }
 
 #[test]
