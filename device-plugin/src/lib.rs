@@ -1,0 +1,5 @@
+//! The GPUs of one node: what they are, how they are, who holds them; told to the kubelet, the Site and Prometheus.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod backend;
+pub mod state;
