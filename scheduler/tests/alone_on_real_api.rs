@@ -172,13 +172,19 @@ async fn a_pod_of_higher_priority_takes_the_place_of_another() {
     let high = cluster.is_bound("high").await;
     assert_eq!(high.spec.unwrap().node_name, low.spec.unwrap().node_name);
     assert!(cluster.pods.get_opt("low").await.unwrap().is_none());
-    let writes = cluster.plane.audit().writes_since(mark).unwrap();
-    let about_low: Vec<String> = writes
-        .iter()
-        .filter(|event| event.user == ACCOUNT && event.resource == "pods" && event.name == "low")
-        .map(|event| format!("{} {}", event.verb, event.full_resource()))
-        .collect();
-    assert_eq!(about_low, ["create pods/binding", "patch pods/status", "delete pods"]);
+    // A request is in the audit log when it has ended, which its effects do not wait for.
+    eventually("the audit log to say what became of the pod", LIMIT, async || {
+        let writes = cluster.plane.audit().writes_since(mark).map_err(|error| error.to_string())?;
+        let about_low: Vec<String> = writes
+            .iter()
+            .filter(|event| event.user == ACCOUNT && event.resource == "pods" && event.name == "low")
+            .map(|event| format!("{} {}", event.verb, event.full_resource()))
+            .collect();
+        let as_is_right = about_low == ["create pods/binding", "patch pods/status", "delete pods"];
+        if as_is_right { Ok(()) } else { Err(format!("{about_low:?}")) }
+    })
+    .await
+    .unwrap();
     cluster.says("/metrics", "atoll_scheduler_evictions_total{result=\"evicted\"} 1").await;
     cluster.says("/metrics", "atoll_scheduler_preemption_victims_count 1").await;
 }
