@@ -137,3 +137,6 @@ fn hold(faults: usize) -> Option<Duration> {
     let beyond = u32::try_from(faults.checked_sub(FAULTS_UNTIL_HELD)?).unwrap_or(u32::MAX);
     Some(HOLD.saturating_mul(2_u32.saturating_pow(beyond)).min(LONGEST_HOLD))
 }
+
+#[cfg(test)]
+mod tests;
