@@ -87,6 +87,17 @@ fn a_device_that_the_driver_calls_unavailable_is_out_until_it_asks_for_nothing()
 }
 
 #[test]
+fn an_older_driver_in_place_of_a_newer_one_is_taken_as_it_is() {
+    let mut device = Watched::modern();
+    device.reading = lost();
+    device.seconds(10);
+    device.reading = clean(false);
+    device.healthy_within(10);
+    device.fault(&Fault::Xid(144));
+    device.stays(State::Unhealthy, 60);
+}
+
+#[test]
 fn events_of_other_kinds_are_no_faults() {
     let mut device = Watched::modern();
     for event in 0..64 {
