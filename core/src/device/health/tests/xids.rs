@@ -70,8 +70,10 @@ fn each_row_stays_while_the_driver_asks_for_an_action_and_is_over_within_10_s_of
     each(|row, instance| {
         let mut device = Watched::new(instance, true);
         device.fault(&Fault::Xid(row.code));
+        let codes = device.codes();
         device.reading.recovery_action = Some(RecoveryAction::ResetGpu);
         device.stays(State::Unhealthy, 30);
+        assert!(codes.iter().all(|code| device.codes().contains(code)), "the XID stays named: {:?}", device.codes());
         device.reading.recovery_action = Some(RecoveryAction::None);
         device.healthy_within(10);
     });
