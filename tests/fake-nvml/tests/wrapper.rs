@@ -68,7 +68,6 @@ fn events_arrive_while_a_program_waits() {
     let set = gpu.register_events(EventTypes::CRITICAL_XID_ERROR, set).unwrap();
     assert!(matches!(set.wait(20), Err(NvmlError::Timeout)));
     let sender = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(50));
         node.send("xid 5 31");
         node.send("xid 4 31");
         node
@@ -87,10 +86,10 @@ fn a_waiting_program_hears_of_a_fault_at_once() {
     let set = nvml.create_event_set().unwrap();
     let set = nvml.device_by_index(0).unwrap().register_events(EventTypes::CRITICAL_XID_ERROR, set).unwrap();
     let (said, when) = std::sync::mpsc::channel();
+    let (ready, go) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
         for number in 0..200 {
-            // Not faster than the other side hears of it, so that it waits each time.
-            std::thread::sleep(Duration::from_millis(2));
+            go.recv().unwrap();
             said.send(Instant::now()).unwrap();
             node.send(&format!("xid 0 {number}"));
         }
@@ -98,6 +97,7 @@ fn a_waiting_program_hears_of_a_fault_at_once() {
     });
     let mut times: Vec<_> = (0..200)
         .map(|_| {
+            ready.send(()).unwrap();
             set.wait(10_000).unwrap();
             when.recv().unwrap().elapsed()
         })
