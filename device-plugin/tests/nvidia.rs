@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use atoll_core::device::{EccCounts, Fault, Process, RecoveryAction, RemappedRows};
 use atoll_device_plugin::backend::{Backend, BackendError, Bus, Device, Sample, Subject};
-use atoll_device_plugin::nvidia::{Nvidia, Options};
-use node::{Node, next, on};
+use atoll_device_plugin::nvidia::{HostFiles, Nvidia, Options};
+use node::{Node, backend, next, on};
 
 fn gpu(device: &Device) -> Subject {
     Subject::Gpu(device.gpu.clone())
@@ -374,6 +374,30 @@ fn gpus_and_instances_change_without_a_restart() {
             (&devices[0], &devices[0].links.len()),
             (&Device { links: devices[0].links.clone(), ..before[0].clone() }, &2)
         );
+    });
+}
+
+#[test]
+fn the_library_is_opened_anew_when_the_kernel_has_other_gpus_and_nobody_waits_for_events() {
+    let name = "the_library_is_opened_anew_when_the_kernel_has_other_gpus_and_nobody_waits_for_events";
+    on(name, "h100:2", |node| {
+        let host = tempfile::tempdir().unwrap();
+        let plug = |address: &str| {
+            std::fs::create_dir_all(host.path().join("proc/driver/nvidia/gpus").join(address)).unwrap();
+        };
+        plug("0000:1b:00.0");
+        node.backend = backend(Some(HostFiles { host: host.path().to_owned(), driver: "/".into() }));
+        let before = node.devices();
+        let mut events = node.events();
+        plug("0000:43:00.0");
+        // Until who waits has let go, all goes on as before.
+        assert_eq!(node.devices(), before);
+        assert!(matches!(node.backend.events(&before), Err(BackendError::Call { .. })));
+        assert!(matches!(events.wait(Duration::from_secs(5)), Err(BackendError::NoDriver(_))));
+        assert_eq!(node.devices(), before);
+        let mut events = node.events();
+        node.send("xid 1 31");
+        assert_eq!(next(&mut *events), [(gpu(&before[1]), Fault::Xid(31))]);
     });
 }
 

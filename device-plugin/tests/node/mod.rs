@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_core::device::Fault;
 use atoll_device_plugin::backend::{Backend, Device, Events, Subject};
-use atoll_device_plugin::nvidia::{Nvidia, Options};
+use atoll_device_plugin::nvidia::{HostFiles, Nvidia, Options};
 use atoll_fake_nvml::{Control, World};
 
 const CONTROL: &str = "ATOLL_FAKE_NVML_CONTROL";
@@ -22,7 +22,7 @@ pub struct Node {
 pub fn on(test: &str, spec: &str, body: impl FnOnce(&mut Node)) {
     if let Some(path) = std::env::var_os(CONTROL) {
         let control = Control::open(path).unwrap();
-        return body(&mut Node { control, backend: backend() });
+        return body(&mut Node { control, backend: backend(None) });
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
@@ -34,11 +34,12 @@ pub fn on(test: &str, spec: &str, body: impl FnOnce(&mut Node)) {
     assert!(said[0].contains("1 passed"), "{test} is not the name of this test");
 }
 
-fn backend() -> Nvidia {
+/// The backend over the fake library.
+pub fn backend(files: Option<HostFiles>) -> Nvidia {
     let test = std::env::current_exe().unwrap();
     let library: PathBuf = test.parent().unwrap().join("libatoll_fake_nvml.so");
     assert!(library.exists(), "{} is built with the tests", library.display());
-    Nvidia::new(Options { library: Some(library), files: None })
+    Nvidia::new(Options { library: Some(library), files })
 }
 
 impl Node {
