@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::Node;
 use nvml_wrapper::bitmasks::event::EventTypes;
@@ -81,6 +81,34 @@ fn events_arrive_while_a_program_waits() {
 }
 
 #[test]
+fn a_waiting_program_hears_of_a_fault_at_once() {
+    let mut node = Node::new("h100:1");
+    let nvml = node.nvml();
+    let set = nvml.create_event_set().unwrap();
+    let set = nvml.device_by_index(0).unwrap().register_events(EventTypes::CRITICAL_XID_ERROR, set).unwrap();
+    let (said, when) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        for number in 0..200 {
+            // Not faster than the other side hears of it, so that it waits each time.
+            std::thread::sleep(Duration::from_millis(2));
+            said.send(Instant::now()).unwrap();
+            node.send(&format!("xid 0 {number}"));
+        }
+        node
+    });
+    let mut times: Vec<_> = (0..200)
+        .map(|_| {
+            set.wait(10_000).unwrap();
+            when.recv().unwrap().elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!("a command until its event: median {:?}, p99 {:?}", times[100], times[197]);
+    assert!(times[197] < Duration::from_millis(500), "{:?}", times[197]);
+    writer.join().unwrap();
+}
+
+#[test]
 fn a_lost_gpu_is_counted_and_does_not_answer() {
     let mut node = Node::new("h100:8");
     let nvml = node.nvml();
@@ -95,6 +123,10 @@ fn a_lost_gpu_is_counted_and_does_not_answer() {
     node.send("unplug 0");
     assert_eq!(nvml.device_count().unwrap(), 7);
     assert_eq!(gpu.index().unwrap(), 2);
+    node.send("plug 0");
+    node.send("plug l40s");
+    assert_eq!((nvml.device_count().unwrap(), gpu.index().unwrap()), (9, 3));
+    assert_eq!(nvml.device_by_index(8).unwrap().name().unwrap(), "NVIDIA L40S");
 }
 
 #[test]
