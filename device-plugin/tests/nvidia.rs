@@ -295,6 +295,10 @@ fn one_lost_gpu_of_eight_leaves_seven_and_comes_back() {
         assert!((0..3).any(|_| next(&mut *events).contains(&(gpu(&before[6]), Fault::Xid(43)))));
         node.send("found 3");
         assert_eq!(node.devices(), before);
+        // And takes it in again.
+        assert_eq!(events.wait(Duration::from_millis(20)).unwrap(), []);
+        node.send("xid 3 31");
+        assert!((0..3).any(|_| next(&mut *events).contains(&(gpu(&before[3]), Fault::Xid(31)))));
         assert!(!sample(node, 3).reading.lost);
     });
 }
