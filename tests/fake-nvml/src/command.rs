@@ -248,7 +248,7 @@ fn one(gpu: &mut Gpu, command: &str, words: &mut Words<'_>, now: f64) -> Result<
                 "reboot" => 2,
                 "drain-p2p" => 3,
                 "drain-and-reset" => 4,
-                "bus-reset" => 5,
+                "bus-reset" => 6,
                 number => match number.parse() {
                     Ok(number) => number,
                     Err(_) => return words.unknown(number),
