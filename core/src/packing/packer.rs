@@ -231,7 +231,7 @@ impl Learned {
             self.orders.chunks(LENGTH).map(|order| self.left_over(filling, fitting, order)).sum()
         };
         let wide = self.wide.worth(|task| machine.copies(task));
-        Worth { left_over: total / i64::try_from(ORDERS).unwrap_or(1), wide: wide / 1000 }
+        Worth { left_over: total / i64::try_from(ORDERS).unwrap_or(1), wide }
     }
 
     /// What is left over of the GPUs when the tasks of this order come by one after the other and take what they can.

@@ -24,9 +24,10 @@ impl<T> Wide<T> {
         Self { tasks: wide.map(|(task, milli, often)| (task, milli / 1000, part(milli, often))).collect() }
     }
 
-    /// GPUs that such tasks could take of a machine, each counted for its part of the work, in millionths of a GPU.
+    /// GPUs that such tasks could take of a machine, each counted for its part of the work, in thousandths of a GPU.
     /// `copies` says how many of a task the machine could take if it were alone.
     pub fn worth(&self, copies: impl Fn(&T) -> i64) -> i64 {
-        self.tasks.iter().map(|(task, gpus, part)| copies(task).saturating_mul(*gpus).saturating_mul(*part)).sum()
+        let worth = |(task, gpus, part): &(T, i64, i64)| copies(task).saturating_mul(*gpus).saturating_mul(*part);
+        self.tasks.iter().map(worth).fold(0, i64::saturating_add) / 1000
     }
 }

@@ -89,7 +89,8 @@ fn many_shapes_on_nodes_that_all_differ() {
         state.allocatable.set("cpu", 64_000 + i128::try_from(i).unwrap() * 7);
         state
     }));
-    let shapes: Vec<_> = (0..40_i128).map(|i| shape([1, 1, 1, 2, 4, 8, 1, 0][i as usize % 8], 4 + i % 13)).collect();
+    let shapes: Vec<_> =
+        [1, 1, 1, 2, 4, 8, 1, 0].into_iter().cycle().zip(0..40).map(|(gpus, i)| shape(gpus, 4 + i % 13)).collect();
     let (mut decider, mut times, mut there) = (Decider::default(), Vec::new(), Vec::new());
     for pod in 0..20_000 {
         let common = if pod < 10_000 { 0 } else { 20 };
