@@ -128,7 +128,11 @@ impl Packer {
                 _ => 0,
             };
             let broken = before.wide - now.wide;
-            let milli = now.left_over - before.left_over + (spoiled * SPOILED + broken * WIDE) / 1000;
+            let mut milli = now.left_over - before.left_over + (spoiled * SPOILED + broken * WIDE) / 1000;
+            if task.gpus == Gpus::None {
+                // It takes cores only and never makes GPUs useful; a filling may come out better by chance.
+                milli = milli.max(0);
+            }
             let price = Price { cost: milli.div_euclid(STEP), broken, free: machine.free_milli() };
             // Of equal ones the smallest gap, which comes first.
             if best.is_none_or(|best| price < best.price) {

@@ -14,7 +14,7 @@ const KINDS: u8 = 8;
 const PRODUCT: &str = "/gpu.product";
 /// Thousandths of a byte in one MiB.
 const MEBIBYTE: i64 = 1000 << 20;
-/// Prices that may be worked out in one decision, about 20 µs each; what is known already counts nothing.
+/// Prices that may be worked out in one decision, some tens of microseconds each; what is known already counts nothing.
 const NEW_PRICES: u32 = 256;
 
 /// A kind of device that pods ask for.
