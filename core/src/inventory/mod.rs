@@ -74,6 +74,8 @@ pub struct Inventory {
     sites: Slots<SiteEntry>,
     /// By Cluster UID; never empty lists.
     clusters: HashMap<String, Vec<Holding>>,
+    /// How many members hold so many GPUs.
+    sizes: BTreeMap<u32, u64>,
     overbooked: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Sites that have blocked nodes.
     blocked_sites: BTreeSet<u32>,
@@ -174,6 +176,18 @@ impl Inventory {
         }
         .unwrap_or_default();
 
+        for h in &holdings {
+            *self.sizes.entry(h.gpus).or_default() += 1;
+        }
+        for h in &old {
+            if let Some(members) = self.sizes.get_mut(&h.gpus) {
+                *members -= 1;
+                if *members == 0 {
+                    self.sizes.remove(&h.gpus);
+                }
+            }
+        }
+
         // Only nodes with a net difference are touched: what is given and taken back at once makes no room.
         let mut by_node: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
         for h in &old {
@@ -255,6 +269,11 @@ impl Inventory {
         for (id, name) in old {
             self.unblock(id, &name);
         }
+    }
+
+    /// How many GPUs members hold, each number with how many members that is.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (u32, u64)> + Clone {
+        self.sizes.iter().map(|(gpus, members)| (*gpus, *members))
     }
 
     /// What a Site has.

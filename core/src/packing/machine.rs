@@ -132,6 +132,11 @@ impl Machine {
         self.model
     }
 
+    /// The machine with at most so much free of cores (thousandths) and memory (MiB).
+    pub(super) fn with_at_most(&self, cpu: i64, memory: i64) -> Self {
+        Self { cpu: self.cpu.min(cpu), memory: self.memory.min(memory), ..*self }
+    }
+
     /// Whether the task fits.
     #[must_use]
     pub fn fits(&self, task: &Task) -> bool {

@@ -17,17 +17,21 @@
 //! - **Who needs many GPUs at once.** A machine that could take such tasks is worth more whole, in proportion to how much
 //!   of the work they are.
 //!
-//! Costs are in steps of [`STEP`]: finer differences are noise. Of machines with equal cost take the first in an order
+//! Costs are in steps of [`STEP`]: finer differences are noise. Of machines with equal cost the one is better that breaks
+//! less of what tasks of several GPUs could take, then the one with fewer free GPUs ([`Price`]), then the first in an order
 //! that never changes; that fills machines one after the other and keeps others free.
 
+mod hash;
 mod machine;
 mod packer;
 mod prices;
 #[cfg(test)]
 mod tests;
+mod wide;
 mod workload;
 
 pub use machine::{Gpus, MAX_GPUS, Machine, Models, Task, WHOLE};
-pub use packer::{Packer, Placement, STEP};
+pub use packer::{Packer, Placement, Price, STEP};
 pub use prices::SharePrices;
+pub use wide::Wide;
 pub use workload::{Kind, Workload};

@@ -1,9 +1,12 @@
 //! What it costs to put a task on a machine.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
+use super::hash::Mixer;
 use super::machine::{Gpus, Machine, Task, WHOLE};
 use super::prices::SharePrices;
+use super::wide::Wide;
 use super::workload::{MAX_KINDS, Workload};
 
 /// Thousandths of a GPU that one step of a cost stands for.
@@ -23,12 +26,24 @@ const NEWS: u64 = 50;
 /// At the latest after so many tasks it is looked at whether the mix has changed.
 const LOOK_AFTER: u64 = 2048;
 
+/// What it costs to put a task on a machine; the least is the best. To be compared with prices of the same task from the
+/// same [`Packer::version`]. Of machines with equal prices take the first in an order that never changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Price {
+    /// In steps of [`STEP`].
+    pub cost: i64,
+    /// What tasks of several GPUs can take no more, by their part of the work, in thousandths of a GPU: what is too
+    /// little for a step still decides between machines that are equal otherwise.
+    pub broken: i64,
+    /// Thousandths of GPUs that are free on the machine before: what is in use already is filled up first.
+    pub free: i64,
+}
+
 /// Where a task would go on a machine, and what that costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Placement {
-    /// In steps of [`STEP`]; the least is the best. Only to be compared with costs of the same task from the same
-    /// [`Packer::version`].
-    pub cost: i64,
+    /// What it costs.
+    pub price: Price,
     /// The machine afterwards.
     pub after: Machine,
 }
@@ -43,11 +58,11 @@ pub struct Packer {
     version: u64,
     /// Tasks since the mix was last looked at.
     unseen: u64,
-    worth: HashMap<Machine, Worth>,
+    worth: HashMap<Machine, Worth, BuildHasherDefault<Mixer>>,
 }
 
 impl Packer {
-    /// Nothing came yet: every placement costs about the same.
+    /// Nothing came yet: of all placements the one with the fewest free GPUs is the best.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -80,10 +95,25 @@ impl Packer {
 
     /// The best placement of the task on this machine, `None` when it does not fit.
     pub fn place(&mut self, machine: &Machine, task: &Task) -> Option<Placement> {
+        let found = self.place_known(machine, task);
+        if found.is_some() || !machine.fits(task) {
+            return found;
+        }
+        self.forget();
+        self.look_at(machine);
+        for &gap in choices(machine, task) {
+            self.look_at(&machine.without(task, gap));
+        }
+        self.place_known(machine, task)
+    }
+
+    /// [`Packer::place`] where that takes no time, because everything that it looks at is remembered.
+    #[must_use]
+    pub fn place_known(&self, machine: &Machine, task: &Task) -> Option<Placement> {
         if !machine.fits(task) {
             return None;
         }
-        let before = self.worth(machine);
+        let before = self.known(machine)?;
         let mut best: Option<Placement> = None;
         let mut last = 0;
         for &gap in choices(machine, task) {
@@ -92,32 +122,46 @@ impl Packer {
             }
             last = gap;
             let after = machine.without(task, gap);
-            let now = self.worth(&after);
+            let now = self.known(&after)?;
             let spoiled = match task.gpus {
                 Gpus::Share(size) => i64::from(self.learned.prices.spoils(gap, size)),
                 _ => 0,
             };
-            let extra = spoiled * SPOILED + (before.wide - now.wide) * WIDE;
-            let milli = now.left_over - before.left_over + extra / 1000;
-            let cost = milli.div_euclid(STEP);
+            let broken = before.wide - now.wide;
+            let mut milli = now.left_over - before.left_over + (spoiled * SPOILED + broken * WIDE) / 1000;
+            if task.gpus == Gpus::None {
+                // It takes cores only and never makes GPUs useful; a filling may come out better by chance.
+                milli = milli.max(0);
+            }
+            let price = Price { cost: milli.div_euclid(STEP), broken, free: machine.free_milli() };
             // Of equal ones the smallest gap, which comes first.
-            if best.is_none_or(|best| cost < best.cost) {
-                best = Some(Placement { cost, after });
+            if best.is_none_or(|best| price < best.price) {
+                best = Some(Placement { price, after });
             }
         }
         best
     }
 
-    fn worth(&mut self, machine: &Machine) -> Worth {
-        if let Some(worth) = self.worth.get(machine) {
-            return *worth;
+    fn known(&self, machine: &Machine) -> Option<Worth> {
+        if self.learned.kinds.is_empty() {
+            return Some(Worth { left_over: machine.free_milli(), wide: 0 });
         }
-        let worth = self.learned.worth(machine);
+        self.worth.get(&self.learned.seen(machine)).copied()
+    }
+
+    fn look_at(&mut self, machine: &Machine) {
+        let machine = self.learned.seen(machine);
+        if !self.worth.contains_key(&machine) {
+            let worth = self.learned.worth(&machine);
+            self.worth.insert(machine, worth);
+        }
+    }
+
+    /// Forgets what machines are worth when that is too much to remember.
+    fn forget(&mut self) {
         if self.worth.len() >= REMEMBERED {
             self.worth.clear();
         }
-        self.worth.insert(*machine, worth);
-        worth
     }
 }
 
@@ -149,26 +193,32 @@ struct Learned {
     /// The orders of filling, one after the other: indices of kinds.
     orders: Vec<u8>,
     prices: SharePrices,
-    /// Tasks of several GPUs, and what part of all GPUs is asked for by them, in millionths.
-    wide: Vec<(Task, i64)>,
+    wide: Wide<Task>,
+    /// Most thousandths of a core, and MiB, that a kind takes for each thousandth of a GPU, rounded up.
+    most: (i64, i64),
 }
 
 impl Learned {
     fn new(workload: &Workload) -> Self {
         let kinds: Vec<Task> = workload.kinds().iter().map(|kind| kind.task).collect();
         let weights: Vec<u64> = workload.kinds().iter().map(|kind| kind.weight).collect();
-        let mass = |task: &Task, weight: u64| u64::try_from(task.gpus.milli()).unwrap_or(0) * weight;
-        let all: u64 = workload.kinds().iter().map(|kind| mass(&kind.task, kind.weight)).sum();
-        let wide = workload
-            .kinds()
-            .iter()
-            .filter(|kind| matches!(kind.task.gpus, Gpus::Whole(2..)))
-            .map(|kind| {
-                let part = mass(&kind.task, kind.weight) * 1_000_000 / all.max(1);
-                (kind.task, i64::try_from(part).unwrap_or(0))
-            })
-            .collect();
-        Self { orders: orders(&weights), prices: SharePrices::new(&workload.shares()), kinds, wide }
+        let all = || workload.kinds().iter();
+        let wide = Wide::new(all().map(|kind| (kind.task, kind.task.gpus.milli(), kind.weight)));
+        let most = |of: fn(&Task) -> i64| all().map(|kind| per_milli(of(&kind.task), &kind.task)).max().unwrap_or(0);
+        Self {
+            orders: orders(&weights),
+            prices: SharePrices::new(&workload.shares()),
+            kinds,
+            wide,
+            most: (most(|task| task.cpu), most(|task| task.memory)),
+        }
+    }
+
+    /// The machine as far as it matters: with more cores or memory than its GPUs could ever need it is worth the same,
+    /// so that machines are equal that differ in those.
+    fn seen(&self, machine: &Machine) -> Machine {
+        let gpus = machine.free_milli();
+        machine.with_at_most(gpus.saturating_mul(self.most.0), gpus.saturating_mul(self.most.1))
     }
 
     fn worth(&self, machine: &Machine) -> Worth {
@@ -184,13 +234,16 @@ impl Learned {
         } else {
             self.orders.chunks(LENGTH).map(|order| self.left_over(filling, fitting, order)).sum()
         };
-        let wide = self.wide.iter().map(|(task, part)| machine.copies(task) * task.gpus.milli() * part).sum::<i64>();
-        Worth { left_over: total / i64::try_from(ORDERS).unwrap_or(1), wide: wide / 1_000_000 }
+        let wide = self.wide.worth(|task| machine.copies(task));
+        Worth { left_over: total / i64::try_from(ORDERS).unwrap_or(1), wide }
     }
 
     /// What is left over of the GPUs when the tasks of this order come by one after the other and take what they can.
     fn left_over(&self, mut filling: Filling, mut fitting: Fitting, order: &[u8]) -> i64 {
         for &kind in order {
+            if filling.whole == 0 && filling.used == 0 {
+                return 0;
+            }
             let kind = usize::from(kind);
             if fitting.has(kind)
                 && let Some(task) = self.kinds.get(kind)
@@ -205,6 +258,11 @@ impl Learned {
         }
         filling.left()
     }
+}
+
+fn per_milli(amount: i64, task: &Task) -> i64 {
+    let milli = task.gpus.milli().max(1);
+    amount.max(0) / milli + i64::from(amount.max(0) % milli > 0)
 }
 
 /// Kinds drawn by weight, as evenly as can be over all orders together, and shuffled. The shuffle is always the same, so

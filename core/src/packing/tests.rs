@@ -24,7 +24,7 @@ fn after(seen: &[(Task, u32)]) -> Packer {
 }
 
 fn cost(packer: &mut Packer, machine: &Machine, task: &Task) -> i64 {
-    packer.place(machine, task).expect("fits").cost
+    packer.place(machine, task).expect("fits").price.cost
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn fill(machines: &mut [Machine], tasks: &[Task]) -> Vec<Option<(usize, Placemen
             let mut best: Option<(usize, Placement)> = None;
             for (at, machine) in machines.iter().enumerate() {
                 if let Some(placed) = packer.place(machine, task)
-                    && best.is_none_or(|(_, best)| placed.cost < best.cost)
+                    && best.is_none_or(|(_, best)| placed.price < best.price)
                 {
                     best = Some((at, placed));
                 }

@@ -8,6 +8,7 @@ use super::decision::{Decision, NodeShare, SiteShare};
 use super::filter;
 use super::request::Request;
 use crate::inventory::{Inventory, Pool};
+use crate::packing::{WHOLE, Wide};
 use crate::units::MicroUsd;
 use crate::words::Span;
 
@@ -80,7 +81,8 @@ pub(super) fn choose(inventory: &Inventory, request: &Request) -> Option<Decisio
                 .min_by_key(|chosen| (chosen.sites.len(), chosen.cost))?
         }
     };
-    Some(assign(&candidates, &chosen, request))
+    let sizes = inventory.sizes().map(|(gpus, members)| (gpus, i64::from(gpus) * i64::from(WHOLE), members));
+    Some(assign(&candidates, &chosen, request, &Wide::new(sizes)))
 }
 
 /// The Sites that admit at least one member.
@@ -215,7 +217,7 @@ impl Sizes {
 }
 
 /// Ranks to the chosen Sites' nodes, ascending.
-fn assign(candidates: &[Candidate<'_>], chosen: &Chosen, request: &Request) -> Decision {
+fn assign(candidates: &[Candidate<'_>], chosen: &Chosen, request: &Request, wide: &Wide<u32>) -> Decision {
     let mut ranks = request.ranks.iter().copied();
     let mut sites = Vec::with_capacity(chosen.sites.len());
     for (i, members) in &chosen.sites {
@@ -227,7 +229,7 @@ fn assign(candidates: &[Candidate<'_>], chosen: &Chosen, request: &Request) -> D
             }
             // Lots are in order of price.
             share.price = lot.price;
-            for (node, count) in fill(lot.pool, left, request.gpus()) {
+            for (node, count) in fill(lot.pool, left, request.gpus(), wide) {
                 left -= u64::from(count);
                 push_runs(&mut share.nodes, node, (&mut ranks).take(count as usize));
             }
@@ -249,21 +251,24 @@ fn push_runs(nodes: &mut Vec<NodeShare>, node: &str, ranks: impl Iterator<Item =
 
 /// Nodes of a pool for so many members, or as many as it takes, with the members of each.
 ///
-/// Best fit: next comes the node that is left with the fewest free GPUs, of these the one with the fewest now, so that
-/// nodes get full and whole nodes stay whole.
-fn fill(pool: &Pool, members: u64, gpus: u32) -> Vec<(&Arc<str>, u32)> {
+/// Next comes the node where each member takes the least from members of several GPUs as they hold GPUs now: what a
+/// Site's scheduler would choose for one member. Of equal ones it is the node that is left with the fewest free GPUs, of
+/// these the one with the fewest now, so that nodes get full and whole nodes stay whole.
+fn fill<'a>(pool: &'a Pool, members: u64, gpus: u32, wide: &Wide<u32>) -> Vec<(&'a Arc<str>, u32)> {
+    let worth = |free: u32| wide.worth(|size| i64::from(free / size));
     let mut shelves: Vec<(u32, _)> = pool.offered.range(gpus..).map(|(free, names)| (*free, names.iter())).collect();
     let mut left = members;
     let mut filled = Vec::new();
     while left > 0 {
         let takes = |free: u32| (free / gpus).min(u32::try_from(left).unwrap_or(u32::MAX));
         let best = shelves.iter_mut().filter(|(_, names)| names.len() > 0).min_by_key(|(free, _)| {
-            let free = *free;
-            (free - takes(free) * gpus, free)
+            let (free, takes) = (*free, takes(*free));
+            let after = free - takes * gpus;
+            ((worth(free) - worth(after)) / i64::from(takes), after, free)
         });
         let Some((free, names)) = best else { break };
         let takes = takes(*free);
-        // As long as nodes of this shelf are filled whole, the next best is of this shelf too.
+        // As long as nodes of this shelf are filled whole, they are taken together.
         let nodes = usize::try_from(left / u64::from(takes)).unwrap_or(usize::MAX);
         for name in names.take(nodes) {
             filled.push((name, takes));

@@ -147,9 +147,10 @@ impl Scheduler {
         group.half_bound = whole;
         group.whole &= !whole;
         group.stuck_since = None;
-        for ((pod, _), node) in waiting.iter().zip(&assignment.nodes) {
+        for ((pod, shape), node) in waiting.iter().zip(&assignment.nodes) {
             let Some(node) = node else { continue };
             self.cache.assume(&pod.key, node);
+            self.decider.observe(shape, 1);
             group.mark(&pod.key, MemberAt::Binding);
             attempt.actions.push(Action::Bind(Binding {
                 pod: pod.key.clone(),

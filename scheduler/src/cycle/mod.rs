@@ -118,13 +118,16 @@ impl Scheduler {
     }
 
     /// Every object was handed in once: holds of an earlier process are taken over, gangs that it bound in part come
-    /// first, and from now on [`Scheduler::attempt`] decides.
+    /// first, and from now on [`Scheduler::attempt`] decides. What runs tells what is usually asked for.
     pub fn start(&mut self, now: Duration) {
         if self.started {
             return;
         }
         self.started = true;
         self.cache.renew(None);
+        for (_, occupant) in self.cache.nodes().all_occupants() {
+            self.decider.observe(&occupant.shape, 1);
+        }
         let mut gangs: Vec<GangFacts> = self.unread.drain().map(|(_, facts)| facts).collect();
         gangs.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
         for facts in gangs {

@@ -68,6 +68,7 @@ impl Scheduler {
         for pod in pods {
             let Some(claim) = holds.remove(&pod.key) else { continue };
             self.cache.assume(&pod.key, &claim.node);
+            self.decider.observe(&claim.shape, 1);
             entry.binding.insert(pod.key.name.to_string());
             if let Some(group) = self.groups.get_mut(&gang) {
                 group.mark(&pod.key, MemberAt::Binding);

@@ -33,7 +33,11 @@ impl Scheduler {
                 return outcome;
             }
         };
-        let member = MemberRequest { shape, identity: Arc::clone(&pod.identity), node: pod.nominated.clone() };
+        let member = MemberRequest {
+            shape: Arc::clone(&shape),
+            identity: Arc::clone(&pod.identity),
+            node: pod.nominated.clone(),
+        };
         let closed = self.closed_to(&work, order, pod.duration, now);
         let ask = Ask {
             work,
@@ -49,6 +53,7 @@ impl Scheduler {
                 for node in assignment.nodes.into_iter().flatten() {
                     self.unsay(key);
                     self.cache.assume(key, &node);
+                    self.decider.observe(&shape, 1);
                     let (pod, uid) = (key.clone(), Arc::clone(&pod.uid));
                     attempt.actions.push(Action::Bind(Binding { pod, uid, node, gang: None }));
                 }

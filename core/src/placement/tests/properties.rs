@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::inventory::{Holding, Inventory};
+use crate::packing::{Gpus, Machine, Models, Packer, Task, WHOLE};
 use crate::placement::{Change, Decision, Filter, explain, place};
 
 /// A small world in which everything that can be filtered is.
@@ -341,5 +342,54 @@ proptest! {
             }
         }
         prop_assert_eq!(inv.overbooked().count(), before);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// On machines that differ in nothing but their free GPUs, and where small tasks use up what large ones leave over.
+    #[test]
+    fn the_hub_and_the_scheduler_of_a_site_choose_alike(
+        free in prop::collection::vec(1..=16_u32, 1..8),
+        held in prop::collection::vec((prop::sample::select(vec![2_u32, 3, 4, 8, 16]), 1..20_u32), 0..4),
+        gpus in 1..=8_u32,
+    ) {
+        let mut inv = Inventory::new();
+        inv.upsert_model(model("h100", "hopper", 81_920, 2_000_000, &[Workload::Training]));
+        inv.upsert_site(site("a", "acme", "eu", Trust::Contracted));
+        for (i, free) in free.iter().enumerate() {
+            inv.upsert_node(node("a", &i.to_string(), "h100", *free));
+        }
+        let ones = held.iter().map(|(gpus, count)| gpus * count).sum::<u32>().max(1);
+        let mix: Vec<u32> = held.iter().chain([&(1, ones)]).flat_map(|(gpus, count)| vec![*gpus; *count as usize]).collect();
+        let elsewhere = |(rank, gpus): (u32, &u32)| Holding {
+            rank,
+            incarnation: 1,
+            site: "b".into(),
+            node: "n".into(),
+            gpus: *gpus,
+        };
+        inv.set_holdings("others", (0..).zip(&mix).map(elsewhere).collect());
+        let task = |gpus: u32| Task { gpus: Gpus::Whole(gpus.try_into().unwrap()), cpu: 1, memory: 1, models: Models::ANY };
+        let mut packer = Packer::new();
+        for _ in 0..20 {
+            for gpus in &mix {
+                packer.observe(&task(*gpus), 1);
+            }
+        }
+        let mut cost = |free: u32| {
+            let machine = Machine::new(0, 1_000_000, 1_000_000, vec![WHOLE; free as usize]);
+            packer.place(&machine, &task(gpus)).map(|placement| placement.price.cost)
+        };
+        match place(&inv, &request(1, gpus, Span::Site)) {
+            Ok(decision) => {
+                let chosen: usize = decision.sites[0].nodes[0].node.parse().unwrap();
+                let least = free.iter().filter_map(|free| cost(*free)).min().unwrap();
+                // What the packer learned may be one step old.
+                prop_assert!(cost(free[chosen]).unwrap() <= least + 1);
+            }
+            Err(_) => prop_assert!(free.iter().all(|free| cost(*free).is_none())),
+        }
     }
 }

@@ -109,6 +109,31 @@ fn choices() {
 }
 
 #[test]
+fn what_members_of_several_gpus_could_take_is_kept_for_them() {
+    let with_holdings = |held: &[u32]| {
+        let mut inv = network(&[("a", "eu", &[4, 5, 8]), ("other", "us", &[])]);
+        let holding = |(rank, gpus): (u32, &u32)| Holding {
+            rank,
+            incarnation: 1,
+            site: "other".into(),
+            node: "n".into(),
+            gpus: *gpus,
+        };
+        inv.set_holdings("others", (0..).zip(held).map(holding).collect());
+        inv
+    };
+    let one = request(1, 1, Span::Site);
+    assert_eq!(decided(&with_holdings(&[]), &one), "a@2: n0 0", "the fewest free");
+    assert_eq!(decided(&with_holdings(&[1, 1, 1]), &one), "a@2: n0 0");
+    assert_eq!(decided(&with_holdings(&[1, 4, 4]), &one), "a@2: n1 0", "four stay together on either node");
+    let two = request(2, 1, Span::Site);
+    assert_eq!(decided(&with_holdings(&[1, 4, 4]), &two), "a@2: n0 0-1", "four together are lost in any case");
+    let mut forgotten = with_holdings(&[1, 4, 4]);
+    forgotten.set_holdings("others", vec![]);
+    assert_eq!(decided(&forgotten, &one), "a@2: n0 0", "what nobody holds any more does not count");
+}
+
+#[test]
 fn the_cheapest_gpus_that_do() {
     let mut inv = network(&[("a", "eu", &[8]), ("b", "eu", &[8, 8])]);
     inv.upsert_node(crate::inventory::NodeFacts { price: Some(MicroUsd(1_500_000)), ..node("b", "n1", "h100", 4) });

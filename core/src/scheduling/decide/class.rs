@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::cost::{Cost, cost};
+use super::cost::{Cost, Known};
 use super::coupled::Lately;
+use super::pricing::{Asked, Pricing};
 use super::topology::{Keys, Topologies, Topology, Values};
 use crate::scheduling::filter::room_for;
 use crate::scheduling::node::NodeState;
@@ -118,8 +119,13 @@ fn state(nodes: &Nodes, ix: NodeIx) -> Option<&Arc<NodeState>> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Class {
     shape: Arc<Shape>,
+    asked: Asked,
     /// The version of the nodes that the rest is true of.
     version: Option<u64>,
+    /// The version of the prices that all nodes have but those that are due.
+    priced: u64,
+    /// Nodes whose price is an old one, or not known.
+    due: BTreeSet<NodeIx>,
     slots: Vec<Option<Slot>>,
     all: Domain,
     groupings: BTreeMap<Keys, Grouping>,
@@ -155,7 +161,7 @@ impl Class {
         (OWN_ENTRIES + self.slots.len()) * (1 + self.groupings.len())
     }
 
-    fn catch_up(&mut self, nodes: &Nodes, topologies: &mut Topologies, seen: &mut Seen) {
+    fn catch_up(&mut self, nodes: &Nodes, topologies: &mut Topologies, seen: &mut Seen, pricing: &mut Pricing) {
         // So many changes are looked at faster all at once.
         let few = |version: &u64| nodes.version() - version <= self.slots.len() as u64;
         match self.version.filter(few).and_then(|version| nodes.changed_since(version)) {
@@ -163,41 +169,113 @@ impl Class {
                 seen.start();
                 for ix in changed {
                     if seen.first(ix) {
-                        self.update(nodes, topologies, ix);
+                        self.update(nodes, topologies, pricing, ix);
                     }
                 }
             }
-            None => self.rebuild(nodes, topologies),
+            None => self.rebuild(nodes, topologies, pricing),
         }
         self.version = Some(nodes.version());
+        // Who only wants to know how much room there is does not need the order.
+        if pricing.is_open() {
+            if self.priced != pricing.version() {
+                self.price_all(nodes, topologies, pricing);
+            }
+            self.price_due(nodes, pricing);
+        }
     }
 
-    fn slot(&self, nodes: &Nodes, ix: NodeIx) -> Option<Slot> {
+    fn slot(&mut self, nodes: &Nodes, ix: NodeIx, pricing: &mut Pricing) -> Option<Slot> {
         let (state, room) = nodes.node(ix)?;
         let copies = room_for(nodes, ix, &self.shape);
-        (copies > 0).then(|| Slot {
-            copies,
-            candidate: Candidate { cost: cost(state, &room.used, &self.shape), name: Arc::clone(&room.name), ix },
-        })
+        if copies == 0 {
+            return None;
+        }
+        let cost = Cost::of(state, &room.used, &self.shape, &self.asked, pricing);
+        if cost.price == Known::NotYet {
+            self.due.insert(ix);
+        }
+        Some(Slot { copies, candidate: Candidate { cost, name: Arc::clone(&room.name), ix } })
     }
 
-    fn rebuild(&mut self, nodes: &Nodes, topologies: &mut Topologies) {
+    fn rebuild(&mut self, nodes: &Nodes, topologies: &mut Topologies, pricing: &mut Pricing) {
         self.slots.clear();
-        self.all.room = 0;
-        let mut candidates = Vec::new();
+        self.due.clear();
+        self.asked = pricing.asked(&self.shape);
+        self.priced = pricing.version();
         for (ix, _, _) in nodes.iter() {
-            if let Some(slot) = self.slot(nodes, ix) {
-                self.all.room += u64::from(slot.copies);
-                candidates.push(slot.candidate.clone());
-                *self.slot_mut(ix) = Some(slot);
-            } else {
-                *self.slot_mut(ix) = None;
-            }
+            let slot = self.slot(nodes, ix, pricing);
+            *self.slot_mut(ix) = slot;
         }
-        self.all.candidates = candidates.into_iter().collect();
+        self.arrange(nodes, topologies, nodes.iter().map(|(ix, _, _)| ix));
+    }
+
+    /// Puts all slots in order. `by_name` are the nodes, so that most of the order is there already.
+    fn arrange(&mut self, nodes: &Nodes, topologies: &mut Topologies, by_name: impl Iterator<Item = NodeIx>) {
+        let slots: Vec<&Slot> = by_name.filter_map(|ix| self.slots.get(ix.index())?.as_ref()).collect();
+        self.all.room = slots.iter().map(|slot| u64::from(slot.copies)).sum();
+        self.all.candidates = slots.into_iter().map(|slot| slot.candidate.clone()).collect();
         for keys in self.groupings.keys().cloned().collect::<Vec<_>>() {
             self.group(nodes, topologies, keys);
         }
+    }
+
+    /// Prices are others than before: finds them where that is quick, and notes where it is not.
+    fn price_all(&mut self, nodes: &Nodes, topologies: &mut Topologies, pricing: &mut Pricing) {
+        self.asked = pricing.asked(&self.shape);
+        self.priced = pricing.version();
+        self.due.clear();
+        let mut moved = Vec::new();
+        for Slot { candidate, .. } in self.slots.iter().flatten() {
+            let Some((state, room)) = nodes.node(candidate.ix) else { continue };
+            let cost = Cost::of(state, &room.used, &self.shape, &self.asked, pricing);
+            if cost.price == Known::NotYet {
+                self.due.insert(candidate.ix);
+            } else if cost != candidate.cost {
+                moved.push((candidate.ix, cost));
+            }
+        }
+        // So many are arranged faster all at once.
+        if moved.len() > self.all.candidates.len() / 8 {
+            for (ix, cost) in moved {
+                if let Some(slot) = self.slot_mut(ix) {
+                    slot.candidate.cost = cost;
+                }
+            }
+            self.arrange(nodes, topologies, nodes.iter().map(|(ix, _, _)| ix));
+        } else {
+            for (ix, cost) in moved {
+                self.move_to(ix, cost);
+            }
+        }
+    }
+
+    /// Finds some of the prices that are due.
+    fn price_due(&mut self, nodes: &Nodes, pricing: &mut Pricing) {
+        while pricing.is_open()
+            && let Some(ix) = self.due.pop_first()
+        {
+            if self.copies(ix) == 0 {
+                continue;
+            }
+            let Some((state, room)) = nodes.node(ix) else { continue };
+            let cost = Cost::of(state, &room.used, &self.shape, &self.asked, pricing);
+            self.move_to(ix, cost);
+        }
+    }
+
+    /// The cost of a node with room is another.
+    fn move_to(&mut self, ix: NodeIx, cost: Cost) {
+        let Some(before) = self.slot_mut(ix).take() else { return };
+        let mut now = before.clone();
+        now.candidate.cost = cost;
+        self.all.remove(&before);
+        self.all.add(&now);
+        for grouping in self.groupings.values_mut() {
+            let values = grouping.of_node.get(ix.index()).cloned().flatten();
+            grouping.update(ix, values.as_ref(), Some(&before), Some(&now));
+        }
+        *self.slot_mut(ix) = Some(now);
     }
 
     fn group(&mut self, nodes: &Nodes, topologies: &mut Topologies, keys: Keys) {
@@ -212,8 +290,8 @@ impl Class {
         &mut self.slots[ix.index()]
     }
 
-    fn update(&mut self, nodes: &Nodes, topologies: &mut Topologies, ix: NodeIx) {
-        let now = self.slot(nodes, ix);
+    fn update(&mut self, nodes: &Nodes, topologies: &mut Topologies, pricing: &mut Pricing, ix: NodeIx) {
+        let now = self.slot(nodes, ix, pricing);
         let before = self.slot_mut(ix).take();
         if before != now {
             if let Some(slot) = &before {
@@ -237,6 +315,7 @@ impl Class {
 pub(super) struct Classes {
     /// For the shapes that are placed one by one.
     pub(super) around: Lately,
+    pub(super) pricing: Pricing,
     by_shape: HashMap<Arc<Shape>, Class>,
     topologies: Topologies,
     clock: u64,
@@ -252,13 +331,13 @@ impl Classes {
     /// What is known of the shape now, by these domains among others.
     pub(super) fn get(&mut self, nodes: &Nodes, shape: &Arc<Shape>, keys: &Keys) -> &Class {
         self.clock += 1;
-        let Self { by_shape, topologies, clock, seen, .. } = self;
+        let Self { pricing, by_shape, topologies, clock, seen, .. } = self;
         if !by_shape.contains_key(shape) {
             make_room(by_shape, nodes);
         }
         let class = by_shape.entry(Arc::clone(shape)).or_insert_with(|| Class::new(shape));
         class.used = *clock;
-        class.catch_up(nodes, topologies, seen);
+        class.catch_up(nodes, topologies, seen, pricing);
         if !keys.labels.is_empty() && !class.groupings.contains_key(keys) {
             if class.groupings.len() >= MAX_GROUPINGS {
                 class.groupings.clear();

@@ -5,6 +5,7 @@ mod cost;
 mod coupled;
 mod domains;
 mod mixed;
+mod pricing;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -29,19 +30,26 @@ use super::refusal::{DomainRoom, GangRefusal};
 
 /// Decides gangs on the nodes of one Site.
 ///
-/// Remembers of the shapes that it met lately which nodes have room for them, and looks at changed nodes only. What it
-/// remembers makes it fast and changes no answer. One belongs to one [`Nodes`], from the first decision on.
+/// Remembers of the shapes that it met lately which nodes have room for them, and looks at changed nodes only. That makes
+/// it fast and changes no answer. Which of the nodes with room is taken is up to [`crate::packing`], which learns what pods
+/// usually ask for ([`Decider::observe`]). One belongs to one [`Nodes`], from the first decision on.
 #[derive(Clone, Debug, Default)]
 pub struct Decider {
     classes: Classes,
 }
 
 impl Decider {
+    /// Some pods of a shape were placed: what is asked for is kept possible. Decisions alone teach nothing, as many are
+    /// about what might be, and one request may be decided often.
+    pub fn observe(&mut self, shape: &Shape, count: u32) {
+        self.classes.pricing.observe(shape, count);
+    }
+
     /// Gives every member a node with room for it, or says why not. The nodes are left as they were.
     ///
     /// Members get the node that they name where that fits. The others are put together as the gang's topology asks,
-    /// and within that on the nodes that are left fullest, so that whole nodes stay free for members that need them;
-    /// equal nodes are taken by name. Members of one shape are in rank order along the topology.
+    /// and within that on the nodes that they prefer, of these on those where they take the least from what is usually
+    /// asked for; equal nodes are taken by name. Members of one shape are in rank order along the topology.
     ///
     /// A gang of one shape is refused only if no assignment exists, and where it may be smaller than it wishes, it
     /// gets as many members as fit. With several shapes a bounded search looks for an assignment before it is refused.
@@ -55,6 +63,7 @@ impl Decider {
 
     /// [`Decider::decide`] for those who do not ask why: to find out why looks at every node.
     pub fn assign(&mut self, nodes: &mut Nodes, request: &GangRequest) -> Option<Assignment> {
+        self.classes.pricing.open();
         let kinds = Kinds::of(&request.members);
         let keys = Keys::of(&request.topology);
         if any_coupled(nodes, request) {
@@ -69,6 +78,7 @@ impl Decider {
 
     /// Why such a gang, which was not assigned, does not fit.
     fn refusal(&mut self, nodes: &mut Nodes, request: &GangRequest) -> GangRefusal {
+        self.classes.pricing.close();
         let kinds = Kinds::of(&request.members);
         let keys = Keys::of(&request.topology);
         if any_coupled(nodes, request) {
@@ -80,6 +90,7 @@ impl Decider {
     /// Whether the gang may fit: `false` says that [`Decider::decide`] would refuse it. Exact for a gang of one shape
     /// whose nodes do not depend on who is on other nodes.
     pub fn might_fit(&mut self, nodes: &Nodes, request: &GangRequest) -> bool {
+        self.classes.pricing.close();
         let kinds = Kinds::of(&request.members);
         let keys = Keys::of(&request.topology);
         let wanted = kinds.counts(request.least());

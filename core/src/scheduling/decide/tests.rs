@@ -117,6 +117,94 @@ fn a_pod_without_a_gpu_avoids_free_gpus() {
     assert_eq!(decide(&mut nodes, &alike(&shape(0, 1), 1)).unwrap(), ["c"]);
 }
 
+/// A decider that saw these placed so often.
+fn taught(seen: &[(&Arc<Shape>, u32)]) -> Decider {
+    let mut decider = Decider::default();
+    for _ in 0..8 {
+        for (shape, count) in seen {
+            decider.observe(shape, *count);
+        }
+    }
+    decider
+}
+
+fn first(decider: &mut Decider, nodes: &mut Nodes, shape: &Arc<Shape>) -> String {
+    decider.decide(nodes, &alike(shape, 1)).unwrap().nodes[0].as_deref().unwrap().to_owned()
+}
+
+#[test]
+fn four_free_gpus_are_kept_for_those_who_need_four() {
+    let mut nodes = nodes([node("a", 4, 64), node("b", 5, 64), node("c", 8, 64)]);
+    let (one, four) = (shape(1, 4), shape(4, 16));
+    assert_eq!(first(&mut Decider::default(), &mut nodes, &one), "a", "the fewest free");
+    let mut decider = taught(&[(&one, 4), (&four, 4)]);
+    assert_eq!(first(&mut decider, &mut nodes, &one), "b");
+    assert_eq!(first(&mut decider, &mut nodes, &four), "a");
+    // Of what is known already the order changes with what is learned.
+    let mut decider = taught(&[(&one, 1)]);
+    assert_eq!(first(&mut decider, &mut nodes, &one), "a");
+    for _ in 0..100 {
+        decider.observe(&four, 1);
+    }
+    assert_eq!(first(&mut decider, &mut nodes, &one), "b");
+}
+
+#[test]
+fn cores_that_gpus_need_are_left_to_pods_with_gpus() {
+    let usual = shape(1, 8);
+    let mut nodes = nodes([node("needed", 2, 16), node("spare", 4, 128)]);
+    assert_eq!(first(&mut taught(&[(&usual, 1)]), &mut nodes, &shape(0, 8)), "spare");
+    nodes.set(node("none", 0, 8));
+    assert_eq!(first(&mut taught(&[(&usual, 1)]), &mut nodes, &shape(0, 8)), "none", "best where there are no GPUs");
+    // A pod of many cores and few GPUs goes where cores are plenty.
+    let mut nodes = super::tests::nodes([node("few", 8, 64), node("many", 8, 256)]);
+    assert_eq!(first(&mut taught(&[(&usual, 9), (&shape(1, 32), 1)]), &mut nodes, &shape(1, 32)), "many");
+}
+
+#[test]
+fn products_that_pods_choose_are_told_apart() {
+    let product = |node, value| labelled(node, &[("nvidia.com/gpu.product", value)]);
+    let mut nodes = nodes([product(node("a", 4, 64), "H100"), product(node("b", 5, 64), "T4")]);
+    let one = shape(1, 1);
+    let mut four = (*shape(4, 16)).clone();
+    four.node_selector.insert("nvidia.com/gpu.product".to_owned(), "T4".to_owned());
+    // Nobody who wants four takes them of the H100s.
+    assert_eq!(first(&mut taught(&[(&one, 4), (&Arc::new(four), 4)]), &mut nodes, &one), "a");
+    assert_eq!(first(&mut taught(&[(&one, 4), (&shape(4, 16), 4)]), &mut nodes, &one), "b");
+}
+
+#[test]
+fn nodes_that_there_was_no_time_to_price_come_last_and_are_priced_later() {
+    let count = 1000_i128;
+    let mut nodes = nodes((0..count).map(|i| {
+        let mut state = node(&format!("n{i:03}"), 8, 0);
+        state.allocatable.set("cpu", 20_000 + i);
+        state
+    }));
+    let (one, wide) = (shape(1, 8), shape(8, 64));
+    let mut decider = taught(&[(&one, 8), (&wide, 1)]);
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        let all = decider.decide(&mut nodes, &alike(&one, 2 * 1000)).unwrap();
+        assert!(all.nodes.iter().all(Option::is_some), "a node without a price has room");
+        answers.push(first(&mut decider, &mut nodes, &one));
+    }
+    let mut patient = taught(&[(&one, 8), (&wide, 1)]);
+    patient.classes.pricing = decider.classes.pricing.clone();
+    let again = first(&mut patient, &mut nodes, &one);
+    assert_eq!(answers.last(), Some(&again), "as if there had been time");
+}
+
+#[test]
+fn more_devices_than_a_machine_may_have_do_no_harm() {
+    let mut nodes = nodes([node("a", 64, 640), node("b", 40, 640)]);
+    let (many, one) = (shape(20, 1), shape(1, 1));
+    let mut decider = taught(&[(&many, 1), (&one, 1)]);
+    assert_eq!(first(&mut decider, &mut nodes, &many), "b");
+    assert_eq!(first(&mut decider, &mut nodes, &one), "b");
+    assert!(decider.decide(&mut nodes, &alike(&shape(300, 1), 1)).is_err());
+}
+
 #[test]
 fn a_pod_goes_where_it_prefers_before_all_else() {
     let mut avoided = node("a", 0, 4);

@@ -227,6 +227,7 @@ enum Step {
     NodeGone(usize),
     Put(usize, usize),
     TakeOff(usize),
+    Observe(usize, u32),
     Decide(Case),
 }
 
@@ -237,6 +238,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..5_usize).prop_map(Step::NodeGone),
         3 => (0..5_usize, 0..3_usize).prop_map(|(node, shape)| Step::Put(node, shape)),
         3 => (0..8_usize).prop_map(Step::TakeOff),
+        2 => (0..3_usize, 1..9_u32).prop_map(|(shape, count)| Step::Observe(shape, count)),
         4 => cases(3).prop_map(Step::Decide),
     ];
     prop::collection::vec(step, 1..40)
@@ -265,6 +267,7 @@ proptest! {
                     nodes.take_off(there.swap_remove(at));
                 }
                 Step::TakeOff(_) => {}
+                Step::Observe(shape, count) => decider.observe(&shapes[shape % shapes.len()], count),
                 Step::Decide(case) => {
                     let (_, mut request) = Case { shapes: start.shapes.clone(), ..case }.build();
                     request.closed = Arc::default();
@@ -272,7 +275,10 @@ proptest! {
                     let answer = decider.decide(&mut nodes, &request);
                     prop_assert_eq!(before, look(&nodes));
                     prop_assert_eq!(decider.might_fit(&nodes, &request), Decider::default().might_fit(&nodes, &request));
-                    prop_assert_eq!(answer, Decider::default().decide(&mut nodes, &request));
+                    // What it was taught does.
+                    let mut taught = Decider::default();
+                    taught.classes.pricing = decider.classes.pricing.clone();
+                    prop_assert_eq!(answer, taught.decide(&mut nodes, &request));
                 }
             }
         }

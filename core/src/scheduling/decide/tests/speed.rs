@@ -17,10 +17,11 @@ fn site() -> Nodes {
     }))
 }
 
-/// Takes what was answer.
-fn take(nodes: &mut Nodes, request: &GangRequest, assignment: &Assignment) {
+/// Takes what was answered, and learns from it.
+fn take(nodes: &mut Nodes, decider: &mut Decider, request: &GangRequest, assignment: &Assignment) {
     for (member, node) in request.members.iter().zip(&assignment.nodes) {
         nodes.put(node.as_ref().unwrap(), occupant(&member.shape));
+        decider.observe(&member.shape, 1);
     }
 }
 
@@ -48,12 +49,13 @@ fn timed<T>(times: &mut Vec<Duration>, run: impl FnOnce() -> T) -> T {
 fn single_pods() {
     let (mut nodes, mut decider) = (site(), Decider::default());
     let request = alike(&shape(1, 1), 1);
-    let (mut first, mut next) = (Vec::new(), Vec::new());
+    let (mut first, mut next, mut learning) = (Vec::new(), Vec::new(), Vec::new());
     for pod in 0..10_000 {
         let times = if pod == 0 { &mut first } else { &mut next };
         let answer = timed(times, || decider.decide(&mut nodes, &request)).unwrap();
-        take(&mut nodes, &request, &answer);
+        timed(&mut learning, || take(&mut nodes, &mut decider, &request, &answer));
     }
+    print("putting and learning", &mut learning);
     print("first pod of a class", &mut first);
     print("next pods", &mut next);
     let other = alike(&shape(1, 2), 1);
@@ -72,6 +74,39 @@ fn single_pods() {
     print("first gang of another class in a rack", &mut fresh);
 }
 
+/// As bad as it gets for what the packing remembers: no two nodes are alike, cores are scarce, pods come and go in 40
+/// shapes, and what comes changes.
+#[test]
+#[ignore = "a measurement"]
+fn many_shapes_on_nodes_that_all_differ() {
+    let mut random = 1_u64;
+    let mut below = |count: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % count
+    };
+    let mut nodes = nodes((0..NODES).map(|i| {
+        let mut state = node(&format!("node-{i:05}"), 8, 0);
+        state.allocatable.set("cpu", 64_000 + i128::try_from(i).unwrap() * 7);
+        state
+    }));
+    let shapes: Vec<_> =
+        [1, 1, 1, 2, 4, 8, 1, 0].into_iter().cycle().zip(0..40).map(|(gpus, i)| shape(gpus, 4 + i % 13)).collect();
+    let (mut decider, mut times, mut there) = (Decider::default(), Vec::new(), Vec::new());
+    for pod in 0..20_000 {
+        let common = if pod < 10_000 { 0 } else { 20 };
+        let request = alike(&shapes[usize::try_from(common + below(20)).unwrap()], 1);
+        if let Ok(answer) = timed(&mut times, || decider.decide(&mut nodes, &request)) {
+            there.push(nodes.put(answer.nodes[0].as_ref().unwrap(), occupant(&request.members[0].shape)));
+            decider.observe(&request.members[0].shape, 1);
+        }
+        if there.len() > 8_000 {
+            nodes.take_off(there.swap_remove(usize::try_from(below(8_000)).unwrap()));
+        }
+    }
+    print("first 1,000", &mut times[..1_000].to_vec());
+    print("all", &mut times);
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn gangs_of_one_rack() {
@@ -82,7 +117,7 @@ fn gangs_of_one_rack() {
         for pod in 0..50 {
             let times = if pod == 0 { &mut first } else { &mut next };
             let answer = timed(times, || decider.decide(&mut nodes, &request)).unwrap();
-            take(&mut nodes, &request, &answer);
+            take(&mut nodes, &mut decider, &request, &answer);
         }
         print(&format!("first gang of {count}"), &mut first);
         print(&format!("gangs of {count}"), &mut next);

@@ -7,8 +7,8 @@ use atoll_core::packing::{Machine, Packer, Placement, Task};
 
 /// Says what it costs to put a pod on a machine.
 pub trait Policy {
-    /// A pod arrives.
-    fn arrives(&mut self, _task: &Task) {}
+    /// A pod was put on a machine.
+    fn placed(&mut self, _task: &Task) {}
 
     /// Costs of another version are void.
     fn version(&self) -> u64 {
@@ -20,7 +20,7 @@ pub trait Policy {
 }
 
 impl Policy for Packer {
-    fn arrives(&mut self, task: &Task) {
+    fn placed(&mut self, task: &Task) {
         self.observe(task, 1);
     }
 
@@ -40,14 +40,14 @@ struct Costs {
     of: Vec<(u32, Option<Placement>)>,
 }
 
-/// Puts each pod on the machine with the least cost, the first of equal ones, and returns the machines at the end.
-/// Every pod that fits somewhere is placed.
+/// Puts each pod on the machine with the least price, the first of equal ones, and returns the machines at the end.
+/// Every pod that fits somewhere is placed. This is how the scheduler uses the packing: it asks for the same prices,
+/// compares them the same way, and learns from what is placed.
 pub fn replay(machines: &[Machine], arrivals: &[Task], policy: &mut dyn Policy) -> Result<Vec<Machine>> {
     let mut machines = machines.to_vec();
     let mut changes = vec![1_u32; machines.len()];
     let mut known: HashMap<Task, Costs> = HashMap::new();
     for task in arrivals {
-        policy.arrives(task);
         let version = policy.version();
         let costs = known.entry(*task).or_insert_with(|| Costs { version, of: vec![(0, None); machines.len()] });
         if costs.version != version {
@@ -61,7 +61,7 @@ pub fn replay(machines: &[Machine], arrivals: &[Task], policy: &mut dyn Policy) 
                 ensure!(placed.is_some() == machine.fits(task), "{task:?} was refused by {machine:?}");
             }
             if let Some(placed) = placed
-                && best.is_none_or(|(_, best)| placed.cost < best.cost)
+                && best.is_none_or(|(_, best)| placed.price < best.price)
             {
                 best = Some((at, *placed));
             }
@@ -74,6 +74,7 @@ pub fn replay(machines: &[Machine], arrivals: &[Task], policy: &mut dyn Policy) 
                 "{before:?} became {after:?}"
             );
             machines[at] = placed.after;
+            policy.placed(task);
             changes[at] += 1;
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use atoll_core::packing::{Gpus, Machine, Placement, Task, WHOLE};
+use atoll_core::packing::{Gpus, Machine, Placement, Price, Task, WHOLE};
 
 use crate::replay::Policy;
 
@@ -18,7 +18,7 @@ impl Policy for BestFit {
         let after = after(machine, task).next()?;
         // Scores are whole numbers from 0 to 100.
         let left = 0.5 * number(after.cpu()) / 128_000.0 + 0.5 * number(after.free_milli()) / 8000.0;
-        Some(Placement { cost: -whole((1.0 - left) * 100.0), after })
+        Some(Placement { price: of_cost(-whole((1.0 - left) * 100.0)), after })
     }
 }
 
@@ -88,16 +88,21 @@ impl Policy for Fgd {
         let mut best: Option<Placement> = None;
         for after in after(machine, task) {
             let grows = self.fragmentation(&after) - self.fragmentation(machine);
-            let cost = match self.scores {
+            let price = of_cost(match self.scores {
                 Scores::Exact => whole((grows * 1000.0).round()),
                 Scores::Published => -whole(100.0 / (1.0 + (grows / 1000.0).exp())),
-            };
-            if best.is_none_or(|best| cost < best.cost) {
-                best = Some(Placement { cost, after });
+            });
+            if best.is_none_or(|best| price < best.price) {
+                best = Some(Placement { price, after });
             }
         }
         best
     }
+}
+
+/// Both know only scores: of equal ones the first machine is taken.
+fn of_cost(cost: i64) -> Price {
+    Price { cost, ..Price::default() }
 }
 
 /// Free thousandths of GPUs with less than this free.
