@@ -1,5 +1,8 @@
 //! The GPUs of one node: what they are, how they are, who holds them; told to the kubelet, the Site and Prometheus.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod attribution;
 pub mod backend;
+pub mod engine;
+pub mod metrics;
 pub mod state;
