@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::DeviceId;
 use crate::engine::{Clock, Handle};
+use crate::kubelet::{PodResources, PodResourcesError};
 use crate::state::{Holder, Round};
 
 /// Who holds what.
@@ -111,6 +112,14 @@ pub trait Lister: Send {
     fn holders(&mut self) -> impl Future<Output = Result<Holders, Self::Error>> + Send;
 }
 
+impl Lister for PodResources {
+    type Error = PodResourcesError;
+
+    async fn holders(&mut self) -> Result<Holders, PodResourcesError> {
+        Self::holders(self).await
+    }
+}
+
 /// The parts that [`keep`] connects.
 pub struct Parts<L> {
     /// To tell which devices are held.
@@ -125,6 +134,8 @@ pub struct Parts<L> {
     pub clock: Clock,
     /// Where rounds go with their holders.
     pub attributed: watch::Sender<Arc<Attributed>>,
+    /// Who holds what now; changes when the kubelet says something else.
+    pub holders: watch::Sender<Arc<Holders>>,
 }
 
 /// Asks the kubelet once after each round, labels the round, and tells the engine which devices are held.
@@ -174,6 +185,13 @@ impl<L: Lister> Parts<L> {
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("no answer in time".to_owned()),
         };
+        self.holders.send_if_modified(|last| {
+            let changed = **last != holders;
+            if changed {
+                *last = Arc::new(holders.clone());
+            }
+            changed
+        });
         ledger.listed(Listing { asked, answered, holders });
         self.tell(ledger);
         Ok(())

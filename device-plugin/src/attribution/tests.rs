@@ -209,6 +209,7 @@ async fn rounds_are_passed_on_with_their_holders_and_without_them_when_the_kubel
     let (rounds, rounds_seen) = watch::channel(Arc::default());
     let (allocated, allocated_taken) = mpsc::unbounded_channel();
     let (attributed, mut seen) = watch::channel(Arc::default());
+    let (holders, holders_seen) = watch::channel(Arc::default());
     let kubelet = Kubelet(Arc::default(), script.clone());
     let parts = Parts {
         engine: engine.handle,
@@ -217,6 +218,7 @@ async fn rounds_are_passed_on_with_their_holders_and_without_them_when_the_kubel
         lister: kubelet.clone(),
         clock: script.clock(),
         attributed,
+        holders,
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(keep(parts, stop.clone()));
@@ -237,6 +239,7 @@ async fn rounds_are_passed_on_with_their_holders_and_without_them_when_the_kubel
     let fifth = round().await;
     assert_eq!(fifth.holders, holds("GPU-0", &["x"]));
     assert!(fifth.previous.span < fifth.round.span);
+    assert_eq!(**holders_seen.borrow(), holds("GPU-0", &["x"]));
     stop.cancel();
     task.await.unwrap();
 }

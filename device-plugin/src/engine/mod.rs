@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::{Backend, BackendError, ContainerEdits, DeviceId};
+use crate::kubelet::Prepare;
 use crate::state::{NodeDevices, Round};
 
 use node::{Look, Node, Question};
@@ -97,8 +98,14 @@ impl Drop for Commands {
 }
 
 impl Handle {
-    /// What a container needs to use these devices.
-    pub async fn prepare(&self, ids: &[DeviceId]) -> Result<ContainerEdits, BackendError> {
+    /// Tells which devices containers hold, or are about to get.
+    pub fn occupied(&self, held: BTreeSet<DeviceId>) {
+        self.shared.decide(|node, now| node.occupied(held, now));
+    }
+}
+
+impl Prepare for Handle {
+    async fn prepare(&self, ids: &[DeviceId]) -> Result<ContainerEdits, BackendError> {
         let call = |message: &str| BackendError::Call { call: "prepare", message: message.to_owned() };
         let (reply, answer) = oneshot::channel();
         let command = Command::Prepare { ids: ids.to_vec(), reply };
@@ -108,11 +115,6 @@ impl Handle {
             Ok(Err(_)) => Err(call("the thread of the driver has ended")),
             Err(_) => Err(call("the driver has not answered for 10 s")),
         }
-    }
-
-    /// Tells which devices containers hold, or are about to get.
-    pub fn occupied(&self, held: BTreeSet<DeviceId>) {
-        self.shared.decide(|node, now| node.occupied(held, now));
     }
 }
 

@@ -11,6 +11,7 @@ use super::script::{Script, gpu, instance, xid};
 use super::watcher::Watcher;
 use super::{Command, Node, Shared};
 use crate::backend::{BackendError, Device, DeviceId, Event, Subject};
+use crate::kubelet::Prepare as _;
 use crate::state::{NodeDevices, Round};
 
 /// XIDs of NVIDIA's catalogue: fell off the bus; an application's fault.

@@ -7,6 +7,7 @@ mod own;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use crate::attribution::{Attributed, Holders};
 use crate::backend::{Device, Sample};
 use crate::engine::Clock;
+use crate::kubelet::Registered;
 use crate::state::{Holder, NodeDevices, Round};
 use field::{Families, Kind, flag, label, number};
 
@@ -33,6 +35,8 @@ pub struct Exporter {
     pub devices: watch::Receiver<Arc<NodeDevices>>,
     /// The last round and who held devices.
     pub attributed: watch::Receiver<Arc<Attributed>>,
+    /// How each resource stands with the kubelet.
+    pub registered: watch::Receiver<BTreeMap<String, Registered>>,
     /// Time between rounds.
     pub period: Duration,
     /// The clock of the rounds.
@@ -44,7 +48,7 @@ pub struct Exporter {
 impl Exporter {
     /// What [`Exporter::description`] has to be.
     pub fn description() -> Result<Desc, prometheus::Error> {
-        Desc::new(own::INFO.0.to_owned(), own::INFO.1.to_owned(), Vec::new(), std::collections::HashMap::new())
+        Desc::new(own::INFO.0.to_owned(), own::INFO.1.to_owned(), Vec::new(), HashMap::new())
     }
 }
 
@@ -58,29 +62,35 @@ impl Collector for Exporter {
         let attributed = Arc::clone(&self.attributed.borrow());
         let age = (self.clock)().saturating_sub(attributed.round.span.1);
         let fresh = age < (self.period * STALE_AFTER).max(STALE_AT_LEAST);
-        collect(&self.node, &devices, fresh.then_some(&attributed))
+        let mut families = Families::default();
+        about_kubelet(&mut families, &self.registered.borrow());
+        about_devices(&mut families, &devices);
+        if fresh {
+            about_round(&mut families, &self.node, &devices, &attributed);
+        }
+        families.finish()
     }
 }
 
-fn collect(node: &str, devices: &NodeDevices, attributed: Option<&Attributed>) -> Vec<MetricFamily> {
-    let mut families = Families::default();
-    about_devices(&mut families, devices);
-    if let Some(attributed) = attributed {
-        let round = &attributed.round;
-        let (name, help) = own::ROUND;
-        families.add(
-            name,
-            help,
-            Kind::Condition,
-            Vec::new(),
-            (round.span.1.saturating_sub(round.span.0)).as_secs_f64(),
-        );
-        xids(&mut families, round);
-        holders(&mut families, round, &attributed.holders);
-        own_samples(&mut families, attributed);
-        dcgm_samples(&mut families, node, devices, attributed);
+fn about_kubelet(families: &mut Families, registered: &BTreeMap<String, Registered>) {
+    for (resource, state) in registered {
+        let labels = vec![label("resource", resource)];
+        families.add(own::KUBELET.0, own::KUBELET.1, Kind::Condition, labels, flag(state.connected));
     }
-    families.finish()
+    for (resource, state) in registered {
+        let labels = vec![label("resource", resource)];
+        families.add(own::REGISTRATIONS.0, own::REGISTRATIONS.1, Kind::Counter, labels, number(state.times));
+    }
+}
+
+fn about_round(families: &mut Families, node: &str, devices: &NodeDevices, attributed: &Attributed) {
+    let round = &attributed.round;
+    let (name, help) = own::ROUND;
+    families.add(name, help, Kind::Condition, Vec::new(), (round.span.1.saturating_sub(round.span.0)).as_secs_f64());
+    xids(families, round);
+    holders(families, round, &attributed.holders);
+    own_samples(families, attributed);
+    dcgm_samples(families, node, devices, attributed);
 }
 
 /// What tells a device from others, in every series of it.

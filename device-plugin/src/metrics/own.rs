@@ -27,6 +27,12 @@ pub(super) const DRIVER_UP: (&str, &str) = ("atoll_gpu_driver_up", "1 while the 
 /// Cost of a round.
 pub(super) const ROUND: (&str, &str) =
     ("atoll_gpu_sample_round_seconds", "Time that the last sample of all devices took");
+/// Of a resource.
+pub(super) const KUBELET: (&str, &str) =
+    ("atoll_gpu_kubelet_connected", "1 while the kubelet follows the devices of a resource");
+/// Of a resource.
+pub(super) const REGISTRATIONS: (&str, &str) =
+    ("atoll_gpu_kubelet_registrations_total", "Registrations with the kubelet since this process started");
 
 fn clock_limit(sample: &Sample, limit: fn(&ClockLimits) -> bool) -> Option<f64> {
     sample.reading.clock_limits.as_ref().map(|limits| flag(limit(limits)))

@@ -5,13 +5,15 @@ use std::time::Duration;
 use atoll_core::device::{
     ClockLimits, EccCounts, LinkCounts, Process, Reading, Reason, RemappedRows, State, Temperature, Verdict,
 };
+use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 use tokio::sync::watch;
 
-use super::{Exporter, collect, dcgm, own};
+use super::{Exporter, Families, about_devices, about_round, dcgm, own};
 use crate::attribution::Attributed;
 use crate::backend::{Device, DeviceId, Driver, Profile, Sample, Usage};
 use crate::engine::script::{gpu, instance};
+use crate::kubelet::Registered;
 use crate::state::{DeviceState, Holder, NodeDevices, Round};
 
 /// A sample in which everything is known.
@@ -83,8 +85,17 @@ fn attributed(of: &[Device], holders: &[(&str, &[&str])]) -> Attributed {
     }
 }
 
+fn collect(devices: &NodeDevices, attributed: Option<&Attributed>) -> Vec<MetricFamily> {
+    let mut families = Families::default();
+    about_devices(&mut families, devices);
+    if let Some(attributed) = attributed {
+        about_round(&mut families, "node-1", devices, attributed);
+    }
+    families.finish()
+}
+
 fn text(devices: &NodeDevices, attributed: Option<&Attributed>) -> String {
-    TextEncoder::new().encode_to_string(&collect("node-1", devices, attributed)).unwrap()
+    TextEncoder::new().encode_to_string(&collect(devices, attributed)).unwrap()
 }
 
 fn has(text: &str, line: &str) {
@@ -179,8 +190,8 @@ fn no_series_is_there_twice_and_no_metric_is_split() {
         second.instance.as_mut().unwrap().compute_instance = 1;
         second
     }];
-    let families = collect("node-1", &devices(&all), Some(&attributed(&all, &[])));
-    let names: BTreeSet<&str> = families.iter().map(prometheus::proto::MetricFamily::name).collect();
+    let families = collect(&devices(&all), Some(&attributed(&all, &[])));
+    let names: BTreeSet<&str> = families.iter().map(MetricFamily::name).collect();
     assert_eq!(names.len(), families.len());
     let text = TextEncoder::new().encode_to_string(&families).unwrap();
     let series: Vec<&str> =
@@ -205,12 +216,15 @@ fn samples_that_are_old_are_gone_and_health_stays() {
     let gpus = [gpu(0)];
     let (_keep, devices) = watch::channel(Arc::new(devices(&gpus)));
     let (_keep_too, attributed) = watch::channel(Arc::new(attributed(&gpus, &[])));
+    let registered = [("nvidia.com/gpu".to_owned(), Registered { times: 2, connected: true })];
+    let (_keep_this, registered) = watch::channel(registered.into());
     let scrape = |now: u64| {
         let registry = Registry::new();
         let exporter = Exporter {
             node: "node-1".to_owned(),
             devices: devices.clone(),
             attributed: attributed.clone(),
+            registered: registered.clone(),
             period: Duration::from_secs(1),
             clock: Arc::new(move || Duration::from_secs(now)),
             description: Exporter::description().unwrap(),
@@ -220,6 +234,7 @@ fn samples_that_are_old_are_gone_and_health_stays() {
     };
     let fresh = scrape(13);
     assert!(fresh.contains("DCGM_FI_DEV_GPU_TEMP{") && fresh.contains("atoll_gpu_health{"));
+    has(&fresh, r#"atoll_gpu_kubelet_registrations_total{resource="nvidia.com/gpu"} 2"#);
     let stale = scrape(60);
     assert!(!stale.contains("DCGM_FI_DEV_GPU_TEMP{") && stale.contains("atoll_gpu_health{"));
 }
