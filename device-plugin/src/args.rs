@@ -12,6 +12,7 @@ use crate::kubelet::resources::{ResourceName, Rule, Slices};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "atoll-device-plugin", version)]
 pub struct Args {
+    /// What every process is told.
     #[command(flatten)]
     pub common: CommonArgs,
     /// Name of the node, as the API server knows it.

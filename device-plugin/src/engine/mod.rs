@@ -23,7 +23,7 @@ use crate::backend::{Backend, BackendError, ContainerEdits, DeviceId};
 use crate::kubelet::Prepare;
 use crate::state::{NodeDevices, Round};
 
-use node::{Look, Node, Question};
+use node::{Look, Node};
 use owner::Owner;
 use watcher::Watcher;
 

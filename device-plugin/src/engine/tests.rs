@@ -314,7 +314,7 @@ fn a_call_that_hangs_costs_its_device_and_no_other() {
         let now = bench.shared.now();
         bench.shared.node().asked(question, now);
     };
-    ask(&bench, super::Question::Device("GPU-1".into()));
+    ask(&bench, super::node::Question::Device("GPU-1".into()));
     for _ in 0..40 {
         assert!(bench.watcher.step());
     }
@@ -322,7 +322,7 @@ fn a_call_that_hangs_costs_its_device_and_no_other() {
     bench.event(xid(Subject::Gpu("GPU-2".into()), OFF_THE_BUS));
     assert_eq!(bench.are(State::Unhealthy), names(&["GPU-1", "GPU-2"]));
     // One that lists devices concerns them all.
-    ask(&bench, super::Question::Devices);
+    ask(&bench, super::node::Question::Devices);
     for _ in 0..40 {
         assert!(bench.watcher.step());
     }
