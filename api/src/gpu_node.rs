@@ -181,7 +181,7 @@ pub struct DeviceReason {
 }
 
 /// How near other GPUs are.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceLink {
     /// Their numbers, as in `index`.
@@ -190,9 +190,25 @@ pub struct DeviceLink {
     /// `NVLink`s to each of them; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvlinks: Option<i32>,
-    /// The way over the bus, nearest first: Internal, Single, Multiple, HostBridge, Node, System.
-    #[schemars(length(max = 16))]
-    pub bus: String,
+    /// The way over the bus.
+    pub bus: DeviceBus,
+}
+
+/// The way between two GPUs over the bus, nearest first.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeviceBus {
+    /// Both on one board.
+    Internal,
+    /// Through one PCI Express switch.
+    Single,
+    /// Through several PCI Express switches.
+    Multiple,
+    /// Through one host bridge.
+    HostBridge,
+    /// Within a NUMA node.
+    Node,
+    /// Across NUMA nodes.
+    System,
 }
 
 /// A pod that holds a device.

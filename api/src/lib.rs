@@ -39,7 +39,7 @@ pub use gang::{
 };
 pub use gpu_model::{GpuModel, GpuModelSpec, GpuModelStatus, Vendor};
 pub use gpu_node::{
-    DeviceHealth, DeviceHolder, DeviceLink, DeviceReason, GpuDevice, GpuNode, GpuNodeSpec, GpuNodeStatus,
+    DeviceBus, DeviceHealth, DeviceHolder, DeviceLink, DeviceReason, GpuDevice, GpuNode, GpuNodeSpec, GpuNodeStatus,
 };
 pub use site::{Site, SiteSession, SiteSpec, SiteStatus};
 pub use supplier::{Supplier, SupplierSpec, SupplierStatus};

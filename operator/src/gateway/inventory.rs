@@ -224,9 +224,8 @@ mod tests {
             price_per_gpu_hour: "123456789.123456".to_owned(),
             ..node()
         };
-        let room = |node: &v1::Node| {
-            HUB_DEVICES_BYTES - serde_json::to_vec(&devices::from_wire(&node.devices)).unwrap().len()
-        };
+        let room =
+            |node: &v1::Node| HUB_DEVICES_BYTES - serde_json::to_vec(&devices::from_wire(&node.devices)).unwrap().len();
         let mut node = node;
         node.devices[0].reasons.push(v1::DeviceReason { code: "R".to_owned(), message: String::new() });
         while room(&node) > 100 {
