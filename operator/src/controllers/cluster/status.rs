@@ -184,11 +184,9 @@ fn ailing_words(ailing: &[Ailing], name_of: &dyn Fn(&str) -> String) -> String {
             clip(member.what.clone(), 140)
         )
     });
-    let mut words = told.collect::<Vec<_>>().join("; ");
-    if ailing.len() > TOLD {
-        words.push_str(&format!("; and {} more members", ailing.len() - TOLD));
-    }
-    words
+    let more = ailing.len().saturating_sub(TOLD);
+    let more = (more > 0).then(|| format!("and {more} more members"));
+    told.chain(more).collect::<Vec<_>>().join("; ")
 }
 
 fn story(facts: &Facts<'_>, placed: u32, name_of: &dyn Fn(&str) -> String) -> Story {
