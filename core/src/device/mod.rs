@@ -1,5 +1,6 @@
 //! Health of devices: what was noticed about one, and whether it may be given out.
 
+pub mod preferred;
 mod reading;
 mod verdict;
 
