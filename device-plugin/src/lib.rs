@@ -5,6 +5,7 @@ pub mod args;
 pub mod attribution;
 pub mod backend;
 pub mod engine;
+pub mod gpu_node;
 pub mod kubelet;
 pub mod metrics;
 pub mod state;
