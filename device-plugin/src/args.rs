@@ -21,6 +21,15 @@ pub struct Args {
     /// The driver's libnvidia-ml.so.1; without it where drivers install it.
     #[arg(long, value_name = "FILE", env = "ATOLL_NVML")]
     pub nvml: Option<PathBuf>,
+    /// Where this process sees the host's file tree.
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    pub host_root: PathBuf,
+    /// Where the driver is installed, as the host sees it.
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    pub driver_root: PathBuf,
+    /// The library only plays its GPUs: containers get their names, and no files of the host.
+    #[arg(long, env = "ATOLL_WITHOUT_HOST_FILES")]
+    pub without_host_files: bool,
     /// Time between two samples of a device, such as 1s.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = period)]
     pub sample_period: Duration,

@@ -8,4 +8,6 @@ pub mod engine;
 pub mod gpu_node;
 pub mod kubelet;
 pub mod metrics;
+pub mod nvidia;
+pub mod process;
 pub mod state;

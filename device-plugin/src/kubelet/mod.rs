@@ -4,7 +4,7 @@
 //! held ([`offers`]); the files that containers are given devices by are written before the kubelet hears of a device
 //! ([`cdi`]); each resource keeps itself registered for as long as it has devices ([`registration`]).
 
-mod api;
+pub mod api;
 pub mod cdi;
 mod dial;
 mod directory;
