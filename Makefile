@@ -19,9 +19,10 @@ build: ## Build everything, tests included
 	$(CARGO) build --workspace --all-targets
 
 .PHONY: generate
-generate: build ## Write generated files: CRDs, API reference, protocol code
+generate: build ## Write generated files: CRDs, references, protocol code
 	target/debug/atoll-wire-codegen
 	target/debug/crdgen
+	target/debug/xidgen
 
 .PHONY: fmt
 fmt: ## Format the code

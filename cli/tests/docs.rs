@@ -33,7 +33,9 @@ fn every_condition_and_reason_is_explained() {
     let page = text("docs/troubleshooting.md");
     let reasons = constants("api/src/conditions.rs");
     assert!(reasons.len() > 20, "{reasons:?}");
-    for reason in reasons {
+    let devices = constants("core/src/device/reasons.rs");
+    assert!(devices.len() > 20, "{devices:?}");
+    for reason in reasons.into_iter().chain(devices) {
         assert!(page.contains(&format!("`{reason}`")), "docs/troubleshooting.md says nothing about {reason}");
     }
 }

@@ -99,6 +99,8 @@ impl Faults {
             return false;
         }
         let found_again = std::mem::take(&mut self.lost);
+        // Another driver may have come meanwhile.
+        self.driver_known &= !found_again;
         self.driver_known |= reading.recovery_action.is_some();
         let corrected_more = self.counters(reading.ecc, found_again, now);
         if found_again {

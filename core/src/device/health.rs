@@ -62,7 +62,8 @@ impl DeviceHealth {
         self.follow(now);
     }
 
-    /// Takes note of a reading of this device. While the driver is away that is one of a lost device.
+    /// Takes note of a reading of this device. While the driver is away that is one of a lost device. Of an instance,
+    /// ECC counters, processes and memory are its own or unknown; what else is known of its GPU concerns it too.
     pub fn reading(&mut self, reading: &Reading, now: Duration) {
         if self.faults.reading(reading, now) {
             self.signals.found_again();
@@ -137,3 +138,6 @@ fn hold(faults: usize) -> Option<Duration> {
     let beyond = u32::try_from(faults.checked_sub(FAULTS_UNTIL_HELD)?).unwrap_or(u32::MAX);
     Some(HOLD.saturating_mul(2_u32.saturating_pow(beyond)).min(LONGEST_HOLD))
 }
+
+#[cfg(test)]
+mod tests;

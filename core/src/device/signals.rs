@@ -111,6 +111,18 @@ struct Noted {
     message: String,
 }
 
+impl Noted {
+    /// What follows from how long it lasts; None: nothing yet.
+    fn state(&self, signal: Signal) -> Option<State> {
+        let age = self.seen.saturating_sub(self.since).as_secs();
+        let (degraded, unhealthy) = signal.seconds();
+        match unhealthy {
+            Some(limit) if age >= limit => Some(State::Unhealthy),
+            _ => (age >= degraded).then_some(State::Degraded),
+        }
+    }
+}
+
 /// Defects of one device that are there now or were until recently.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signals {
@@ -153,15 +165,13 @@ impl Signals {
 
     pub fn reasons(&self) -> impl Iterator<Item = (State, Reason)> {
         self.noted.iter().filter_map(|(signal, noted)| {
-            let age = noted.seen.saturating_sub(noted.since).as_secs();
-            let (degraded, unhealthy) = signal.seconds();
-            let state = match unhealthy {
-                Some(limit) if age >= limit => State::Unhealthy,
-                _ if age >= degraded => State::Degraded,
-                _ => return None,
-            };
+            let state = noted.state(*signal)?;
             Some((state, Reason { code: signal.code(), message: noted.message.clone(), since: noted.since }))
         })
+    }
+
+    fn is_reason(&self, signal: Signal) -> bool {
+        self.noted.get(&signal).is_some_and(|noted| noted.state(signal).is_some())
     }
 
     /// Whether a reading shows a defect; None where it does not say.
@@ -169,10 +179,9 @@ impl Signals {
         if reading.lost {
             return (signal == S::Lost).then_some(true);
         }
-        // Near a limit, what was above it before still is.
-        let above = |value: i32, limit: i32| {
-            value >= limit || (self.noted.contains_key(&signal) && value > limit.saturating_sub(MARGIN))
-        };
+        // Near a limit, what was above it for long still is.
+        let above =
+            |value: i32, limit: i32| value >= limit || (self.is_reason(signal) && value > limit.saturating_sub(MARGIN));
         let clocks = |test: fn(ClockLimits) -> bool| reading.clock_limits.map(test);
         match signal {
             S::Lost => Some(false),

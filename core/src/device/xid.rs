@@ -125,7 +125,7 @@ impl Response {
             Self::Application => "restart the application, and look at it if this repeats",
             Self::Watch => "look at it when convenient",
             Self::DriverDecides => {
-                "see what `nvidia-smi -q` shows as GPU Recovery Action; if it shows none, reset the GPU"
+                "do what `nvidia-smi -q` names as GPU Recovery Action; where it has no such line, reset the GPU"
             }
             Self::Memory | Self::Reset => "end what runs on it and reset the GPU: `nvidia-smi --gpu-reset`",
             Self::Restart => "restart the machine",
@@ -185,9 +185,9 @@ impl Xid {
             Advice::WorkflowNvlink => {
                 Some("peers may have lost data, and the registers that tell more do not reach NVML's events")
             }
-            Advice::WorkflowNvlink5 => {
-                Some("most of its causes are harmless; which one it was does not reach NVML's events")
-            }
+            Advice::WorkflowNvlink5 => Some(
+                "about half of its causes are harmless, the others need a reset; which one it was does not reach NVML's events",
+            ),
             Advice::CheckMechanicals => Some("without its power cables a GPU is slow or fails under load"),
             Advice::UpdateSoftware => Some("it concerns virtual GPUs, which are not given out here"),
             Advice::Xid154 => Some("the next reading says to what the action changed, and that counts"),

@@ -211,7 +211,11 @@ impl Ledger {
 
 impl State {
     fn note(&mut self, what: &str) {
-        const KEPT: usize = 60;
+        const KEPT: usize = 300;
+        // What came after the first mistake explains nothing.
+        if !self.wrong.is_empty() {
+            return;
+        }
         if self.history.len() == KEPT {
             self.history.pop_front();
         }
