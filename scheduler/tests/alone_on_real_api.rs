@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::flowcontrol::v1::FlowSchema;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::ResourceExt;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -45,7 +45,9 @@ impl Cluster {
         for manifest in MANIFESTS {
             plane.kubectl_input(["apply", "-f", "-"], manifest).await.unwrap().ok().unwrap();
         }
-        nodes::create(&client, &[NodeProfile::h100().named("n", node_count)]).await.unwrap();
+        nodes::create(&client, &[NodeProfile::h100().named("n", node_count).located("eu-west", "eu-west-1a")])
+            .await
+            .unwrap();
         nodes::wait_ready(&client, node_count as usize, LIMIT).await.unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let kubeconfig = plane.kubeconfig_as(ACCOUNT, &GROUPS).unwrap();
@@ -162,21 +164,27 @@ async fn a_pod_of_higher_priority_takes_the_place_of_another() {
     let classes: Api<PriorityClass> = Api::all(cluster.plane.client());
     let high = json!({ "metadata": { "name": "high" }, "value": 1000 });
     classes.create(&PostParams::default(), &serde_json::from_value(high).unwrap()).await.unwrap();
+    let mark = cluster.plane.audit().mark().unwrap();
     cluster.pod("low", 8, &json!({})).await;
     let low = cluster.is_bound("low").await;
-    let mark = cluster.plane.audit().mark().unwrap();
 
     cluster.pod("high", 8, &json!({ "spec": { "priorityClassName": "high" } })).await;
     let high = cluster.is_bound("high").await;
     assert_eq!(high.spec.unwrap().node_name, low.spec.unwrap().node_name);
     assert!(cluster.pods.get_opt("low").await.unwrap().is_none());
-    let writes = cluster.plane.audit().writes_since(mark).unwrap();
-    let about_low: Vec<String> = writes
-        .iter()
-        .filter(|event| event.user == ACCOUNT && event.resource == "pods" && event.name == "low")
-        .map(|event| format!("{} {}", event.verb, event.full_resource()))
-        .collect();
-    assert_eq!(about_low, ["patch pods/status", "delete pods"]);
+    // A request is in the audit log when it has ended, which its effects do not wait for.
+    eventually("the audit log to say what became of the pod", LIMIT, async || {
+        let writes = cluster.plane.audit().writes_since(mark).map_err(|error| error.to_string())?;
+        let about_low: Vec<String> = writes
+            .iter()
+            .filter(|event| event.user == ACCOUNT && event.resource == "pods" && event.name == "low")
+            .map(|event| format!("{} {}", event.verb, event.full_resource()))
+            .collect();
+        let as_is_right = about_low == ["create pods/binding", "patch pods/status", "delete pods"];
+        if as_is_right { Ok(()) } else { Err(format!("{about_low:?}")) }
+    })
+    .await
+    .unwrap();
     cluster.says("/metrics", "atoll_scheduler_evictions_total{result=\"evicted\"} 1").await;
     cluster.says("/metrics", "atoll_scheduler_preemption_victims_count 1").await;
 }
@@ -223,4 +231,32 @@ async fn pod_groups_are_bound_all_or_nothing_and_told() {
     cluster.is_bound("g-0").await;
     cluster.is_bound("g-1").await;
     told("True").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_work_as_they_are() {
+    require!(Core);
+    let served = ["--feature-gates=GenericWorkload=true", "--runtime-config=scheduling.k8s.io/v1beta1=true"];
+    let mut options = ControlPlaneOptions::new("examples").apiserver_args(served);
+    options.controllers.push("job-controller".to_owned());
+    let cluster = Cluster::start(options, 3).await;
+    for (example, members) in [
+        (include_str!("../../examples/scheduler/gang.yaml"), 8),
+        (include_str!("../../examples/scheduler/elastic.yaml"), 8),
+        (include_str!("../../examples/scheduler/podgroup.yaml"), 2),
+    ] {
+        let bound = async || {
+            let pods = cluster.pods.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            let bound = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+            Ok::<_, String>(pods.iter().filter(bound).count())
+        };
+        let before = bound().await.unwrap();
+        cluster.plane.kubectl_input(["apply", "-f", "-"], example).await.unwrap().ok().unwrap();
+        eventually(&format!("{members} more pods to be bound"), LIMIT, async || match bound().await? - before {
+            more if more == members => Ok(()),
+            more => Err(format!("{more} are, of\n{example}")),
+        })
+        .await
+        .unwrap();
+    }
 }

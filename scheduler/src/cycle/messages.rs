@@ -216,8 +216,12 @@ pub enum Action {
         group: ObjectKey,
         /// Its UID.
         uid: Arc<str>,
+        /// The generation that this is said of.
+        generation: i64,
         /// True or False.
         scheduled: bool,
+        /// It was not so before: the time of its transition is now.
+        turned: bool,
         /// Reason of the condition.
         reason: &'static str,
         /// In words.
@@ -244,6 +248,8 @@ pub enum Action {
         uid: Arc<str>,
         /// In words.
         message: Arc<str>,
+        /// It was not False before: the time of its transition is now.
+        turned: bool,
         /// Whether an event is due as well: it was not told so before, and no gang speaks for it.
         event: bool,
         /// What becomes of its nomination.

@@ -206,7 +206,6 @@ impl Scheduler {
         if let Some(node) = bound_on {
             self.beside(node, &mut members, &mut topology);
         }
-        let run = entry.hold.mode() == Mode::Run;
         let closed = self.closed_to(&entry.work(), Self::object_order(entry), None, now);
         Ask {
             work: entry.work(),
@@ -214,7 +213,8 @@ impl Scheduler {
             request: GangRequest { minimum: members.len(), members, topology, closed },
             pods: open.iter().map(|open| open.key.clone()).collect(),
             priority: entry.priority,
-            preempts: run && open.iter().all(|open| open.pod.is_some_and(|pod| pod.preempts)),
+            // On a joined Site only the hub decides who gives way.
+            preempts: false,
             alone: entry.half_bound || bound_on.is_some(),
         }
     }

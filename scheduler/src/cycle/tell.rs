@@ -72,6 +72,7 @@ impl Scheduler {
             pod: key.clone(),
             uid: Arc::clone(&pod.uid),
             message: Arc::clone(message),
+            turned: pod.unschedulable.is_none(),
             event: event && first,
             nominate: nominate.clone(),
         });
@@ -97,6 +98,7 @@ impl Scheduler {
             pod: key.clone(),
             uid: Arc::clone(&pod.uid),
             message: Arc::clone(&said.message),
+            turned: pod.unschedulable.is_none(),
             event: false,
             nominate: Nominate::Clear,
         });
@@ -116,12 +118,15 @@ impl Scheduler {
                 written.is_none_or(|written| written.message != *message && now >= written.at + self.settings.reword);
             if object.scheduled != Some(true) && written.is_none_or(|written| !written.scheduled) && news {
                 let first = written.is_none() && object.scheduled.is_none();
-                let uid = Arc::clone(&object.uid);
+                let (uid, generation, turned) =
+                    (Arc::clone(&object.uid), object.generation, object.scheduled.is_none());
                 group.written = Some(Written { scheduled: false, message: Arc::clone(message), at: now });
                 attempt.actions.push(Action::PodGroupStatus {
                     group: gang.key.clone(),
                     uid,
+                    generation,
                     scheduled: false,
+                    turned,
                     reason: UNSCHEDULABLE,
                     message: Arc::clone(message),
                 });
@@ -151,7 +156,9 @@ impl Scheduler {
         attempt.actions.push(Action::PodGroupStatus {
             group: gang.key.clone(),
             uid: Arc::clone(&object.uid),
+            generation: object.generation,
             scheduled: true,
+            turned: true,
             reason: SCHEDULED,
             message: Arc::clone(&message),
         });

@@ -178,6 +178,10 @@ impl Group {
 
     fn settle(&mut self) {
         self.whole |= self.bound >= self.min();
+        if self.whole && self.bound == 0 && self.binding > 0 {
+            // Those that the others were to join are gone: the others are the beginning of a new whole.
+            (self.whole, self.half_bound) = (false, true);
+        }
         if self.bound >= self.min() || (self.bound == 0 && self.binding == 0) {
             self.half_bound = false;
             self.stuck_since = None;

@@ -15,6 +15,8 @@ pub struct PodGroupFacts {
     pub key: ObjectKey,
     /// UID.
     pub uid: Arc<str>,
+    /// Counts the changes of its spec.
+    pub generation: i64,
     /// Creation, since the Unix epoch.
     pub created: Duration,
     /// Being deleted.
@@ -60,6 +62,7 @@ impl PodGroupFacts {
         let scheduled = conditions.iter().find(|c| c.r#type == INITIALLY_SCHEDULED).map(|c| c.status == "True");
         Self {
             key: ObjectKey::of(&meta),
+            generation: meta.generation,
             created: created(&meta),
             deleting: meta.deletion_timestamp.is_some(),
             uid: Arc::from(meta.uid),

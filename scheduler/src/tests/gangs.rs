@@ -294,3 +294,24 @@ fn one_gang_is_one_turn() {
     assert!(world.outbox.iter().all(|action| matches!(action, Action::Bind(_))));
     assert_eq!((world.outbox.len(), world.turn()), (4, None));
 }
+
+#[test]
+fn who_was_about_to_join_members_that_go_is_not_left_alone() {
+    let mut world = World::new(&[("a", 6), ("b", 4)]);
+    world.create_members("g", 0..2, 2, 2, 4);
+    world.settle_now();
+    assert_eq!(bound(&world, "g"), 2);
+    world.delete_pod("g-1");
+    world.create_members("g", 1..2, 2, 2, 4);
+    while world.hear() {}
+    assert_eq!(world.turn(), Some(Outcome::Binding));
+    world.delete_pod("g-0");
+    for node in ["a", "b"] {
+        let mut cordoned = world.nodes[node].clone();
+        cordoned.unschedulable = true;
+        world.set_node(cordoned);
+    }
+    world.create_members("g", 0..1, 2, 2, 4);
+    world.settle();
+    assert_eq!(bound(&world, "g"), 0, "one without the other");
+}

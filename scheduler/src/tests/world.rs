@@ -225,6 +225,7 @@ impl World {
         let facts = PodGroupFacts {
             key: key(name),
             uid: Arc::from(self.uid()),
+            generation: 1,
             created: self.now,
             deleting: false,
             min,
@@ -315,7 +316,7 @@ impl World {
                 }
             }
             Action::Evict { pod, uid, .. } => self.evict(pod, uid, refuse),
-            Action::Unschedulable { pod, uid, message, event, nominate } => {
+            Action::Unschedulable { pod, uid, message, event, nominate, .. } => {
                 self.conditions += 1;
                 if event {
                     self.told.push((ObjectKind::Pod, pod.clone(), "FailedScheduling".to_owned()));

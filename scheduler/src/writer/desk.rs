@@ -135,7 +135,14 @@ mod tests {
 
     fn said(pod: &str, message: &str) -> Action {
         let pod = ObjectKey::new("ns", pod);
-        Action::Unschedulable { pod, uid: "u".into(), message: message.into(), event: false, nominate: Nominate::Leave }
+        Action::Unschedulable {
+            pod,
+            uid: "u".into(),
+            message: message.into(),
+            turned: true,
+            event: false,
+            nominate: Nominate::Leave,
+        }
     }
 
     fn bind(pod: &str) -> Action {

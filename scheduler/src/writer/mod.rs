@@ -187,7 +187,7 @@ mod tests {
 
     fn said(nominate: Nominate) -> Action {
         let (pod, uid) = (ObjectKey::new("ns", "p"), "u".into());
-        Action::Unschedulable { pod, uid, message: "no room".into(), event: false, nominate }
+        Action::Unschedulable { pod, uid, message: "no room".into(), turned: true, event: false, nominate }
     }
 
     /// Writes one action to an API server that gives these answers; what it was asked.

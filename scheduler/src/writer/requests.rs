@@ -44,20 +44,17 @@ pub(super) fn request(action: &Action, now: Duration) -> Option<Request> {
                 body: Bytes::from(body.to_string()),
             }
         }
-        Action::PodGroupStatus { group, uid, scheduled, reason, message } => {
+        Action::PodGroupStatus { group, uid, generation, scheduled, turned, reason, message } => {
             let ObjectKey { namespace, name } = group;
-            let condition = json!({
-                "type": "PodGroupInitiallyScheduled",
-                "status": if *scheduled { "True" } else { "False" },
-                "reason": reason,
-                "message": &**message,
-                "lastTransitionTime": api_time(now),
-            });
+            let status = if *scheduled { "True" } else { "False" };
+            let mut condition = condition("PodGroupInitiallyScheduled", status, reason, message, turned.then_some(now));
+            condition["observedGeneration"] = Value::from(*generation);
             let path = format!("/apis/{POD_GROUP_VERSION}/namespaces/{namespace}/podgroups/{name}/status");
             status_patch(&path, uid, json!({ "conditions": [condition] }))
         }
-        Action::Unschedulable { pod, uid, message, nominate, .. } => {
-            let condition = condition("PodScheduled", "False", REASON_UNSCHEDULABLE, message, now);
+        Action::Unschedulable { pod, uid, message, turned, nominate, .. } => {
+            let since = turned.then_some(now);
+            let condition = condition("PodScheduled", "False", REASON_UNSCHEDULABLE, message, since);
             let mut status = json!({ "conditions": [condition] });
             match nominate {
                 Nominate::Leave => {}
@@ -72,7 +69,7 @@ pub(super) fn request(action: &Action, now: Duration) -> Option<Request> {
 
 /// Says in a pod's status that it is to go for one of higher priority.
 pub(crate) fn disruption(pod: &ObjectKey, uid: &str, message: &str, now: Duration) -> Request {
-    let condition = condition("DisruptionTarget", "True", "PreemptionByScheduler", message, now);
+    let condition = condition("DisruptionTarget", "True", "PreemptionByScheduler", message, Some(now));
     status_patch(&format!("{}/status", pod_path(pod)), uid, json!({ "conditions": [condition] }))
 }
 
@@ -110,14 +107,13 @@ fn status_patch(path: &str, uid: &str, status: Value) -> Request {
     }
 }
 
-fn condition(kind: &str, status: &str, reason: &str, message: &str, now: Duration) -> Value {
-    json!({
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": api_time(now),
-    })
+/// Without `since` the condition keeps the time of its last transition: the API server merges conditions by their type.
+fn condition(kind: &str, status: &str, reason: &str, message: &str, since: Option<Duration>) -> Value {
+    let mut condition = json!({ "type": kind, "status": status, "reason": reason, "message": message });
+    if let Some(since) = since {
+        condition["lastTransitionTime"] = json!(api_time(since));
+    }
+    condition
 }
 
 fn pod_path(pod: &ObjectKey) -> String {

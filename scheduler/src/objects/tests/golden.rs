@@ -159,6 +159,7 @@ fn pod_groups() {
     let expected = PodGroupFacts {
         key: ObjectKey::new("team", "group"),
         uid: Arc::from("gu"),
+        generation: 0,
         created: CREATED,
         deleting: false,
         min: 5,
