@@ -233,13 +233,18 @@ struct Plugin {
 
 impl Plugin {
     fn start(stage: &Stage, devices: Vec<DeviceState>) -> Self {
+        Self::start_with(stage, devices, Resources::default())
+    }
+
+    fn start_with(stage: &Stage, devices: Vec<DeviceState>, resources: Resources) -> Self {
         let (devices, receiver) = watch::channel(Arc::new(NodeDevices { driver: None, devices }));
         let (allocations, allocated) = mpsc::unbounded_channel();
         let (sender, registered) = watch::channel(BTreeMap::new());
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let script = Script(stage.node.dir().join("dev"));
-        let serving = serve(stage.options(), receiver, script, allocations, sender, stop.clone());
+        let serving =
+            serve(KubeletOptions { resources, ..stage.options() }, receiver, script, allocations, sender, stop.clone());
         let ended = runtime.spawn(async move { serving.await.unwrap() });
         Self { devices, allocated, registered, runtime: Some(runtime), stop, ended }
     }
@@ -335,7 +340,7 @@ async fn containers_get_their_devices_and_the_node_says_how_they_are() {
     stage.until(GPU, (4, 4)).await;
     plugin.kill();
     stage.until(GPU, (4, 0)).await;
-    let _plugin = Plugin::start(&stage, [gpus(), instances()].concat());
+    let plugin = Plugin::start(&stage, [gpus(), instances()].concat());
     stage.until(GPU, (4, 4)).await;
     assert_eq!(stage.tasks().await, running);
     let rest = stage.run("rest", GPU, 2).await;
@@ -343,6 +348,21 @@ async fn containers_get_their_devices_and_the_node_says_how_they_are() {
     let sockets = fs::read_dir(stage.node.device_plugin_dir()).unwrap().map(|entry| entry.unwrap().file_name());
     let ours = sockets.filter(|name| name.to_string_lossy().starts_with("atoll-")).count();
     assert_eq!(ours, 2, "one socket per resource, those of the killed plugin are removed");
+
+    // Two containers share a GPU when that is chosen, and one with two slices has them of two GPUs.
+    for pod in ["pair", "rest", "instance"] {
+        stage.delete(pod).await;
+    }
+    plugin.stop().await;
+    let slices = vec!["nvidia.com/gpu=2".parse().unwrap()];
+    let resources = Resources::new(GPU.parse().unwrap(), Vec::new(), slices);
+    let _plugin = Plugin::start_with(&stage, gpus().into_iter().take(2).collect(), resources);
+    stage.until(GPU, (4, 4)).await;
+    let both: BTreeSet<String> = ["GPU-0", "GPU-1"].map(str::to_owned).into();
+    assert_eq!(stage.run("first", GPU, 2).await, both);
+    assert_eq!(stage.run("second", GPU, 2).await, both);
+    let shared = ["GPU-0: default/first/main default/second/main", "GPU-1: default/first/main default/second/main"];
+    assert_eq!(stage.holders().await, shared);
 }
 
 #[tokio::test]

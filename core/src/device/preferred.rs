@@ -55,8 +55,8 @@ pub struct Nearness {
 }
 
 impl Nearness {
-    /// A number that adds up over pairs without one part reaching into the next: 2^16 is above the sum of links or of
-    /// bus steps over the pairs of 64 groups, with fewer than 32 of each per pair.
+    /// A number that adds up over pairs without one part reaching into the next: 2^16 is above the sum of links, or of
+    /// steps on the bus, between 32 groups, each pair counted twice, with fewer than 32 of each per pair.
     fn weight(self) -> u64 {
         const LARGEST: u32 = 31;
         (u64::from(self.same_model) << 32)

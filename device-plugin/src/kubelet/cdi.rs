@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Prepare;
+use super::{Prepare, prepare_in_time};
 use crate::backend::{ContainerEdits, Device, DeviceId, Driver};
 use crate::state::NodeDevices;
 
@@ -141,7 +141,7 @@ async fn prepare_each<P: Prepare>(
     edits.retain(|id, _| devices.iter().any(|device| device.id == *id));
     let mut prepared = BTreeSet::new();
     for device in devices.iter().filter(|device| !device.lost) {
-        match prepare.prepare(std::slice::from_ref(&device.id)).await {
+        match prepare_in_time(prepare, std::slice::from_ref(&device.id)).await {
             Ok(needs) => {
                 edits.insert(Arc::clone(&device.id), needs);
                 prepared.insert(Arc::clone(&device.id));

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -69,6 +70,15 @@ impl Default for KubeletOptions {
 pub trait Prepare: Clone + Send + Sync + 'static {
     /// What a container needs to use these devices.
     fn prepare(&self, ids: &[DeviceId]) -> impl Future<Output = Result<ContainerEdits, BackendError>> + Send;
+}
+
+/// The kubelet admits no other pod while it waits for an answer, so a driver that hangs must not hang it.
+const PREPARE_LIMIT: Duration = Duration::from_secs(10);
+
+/// [`Prepare::prepare`], and an error when the backend does not answer.
+async fn prepare_in_time<P: Prepare>(prepare: &P, ids: &[DeviceId]) -> Result<ContainerEdits, BackendError> {
+    let late = |_| BackendError::Call { call: "prepare", message: format!("no answer within {PREPARE_LIMIT:?}") };
+    tokio::time::timeout(PREPARE_LIMIT, prepare.prepare(ids)).await.map_err(late)?
 }
 
 /// How a resource stands with the kubelet.

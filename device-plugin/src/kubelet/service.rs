@@ -7,7 +7,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::Prepare;
 use super::api::v1beta1::device_plugin_server::DevicePlugin;
 use super::api::v1beta1::{
     AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse, ContainerPreferredAllocationResponse,
@@ -18,6 +17,7 @@ use super::api::{HEALTHY, UNHEALTHY};
 use super::cdi::SpecFile;
 use super::offers::{List, Offers, device_of};
 use super::resources::ResourceName;
+use super::{Prepare, prepare_in_time};
 use crate::backend::DeviceId;
 
 /// What all resources share.
@@ -68,7 +68,7 @@ impl<P: Prepare> Service<P> {
             // Nobody listens while the process ends.
             let _ = self.shared.allocated.send(Arc::clone(device));
         }
-        let edits = self.shared.prepare.prepare(&devices).await;
+        let edits = prepare_in_time(&self.shared.prepare, &devices).await;
         let edits = edits.map_err(|error| Status::unavailable(error.to_string()))?;
         let file = self.shared.file.lock().await;
         let written = file.ensure().await;

@@ -20,7 +20,7 @@ use super::*;
 use crate::backend::{Device, Instance};
 use crate::state::DeviceState;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Takes registrations, or refuses them.
 struct Registrar(mpsc::UnboundedSender<RegisterRequest>, bool);
@@ -80,12 +80,16 @@ async fn next(stream: &mut Streaming<ListAndWatchResponse>) -> String {
     list.devices.iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
-/// Says that each device needs a file of its own name; fails for those named "bad…".
+/// Says that each device needs a file of its own name; fails for those named "bad…", does not answer for those named
+/// "hangs…".
 #[derive(Clone)]
 struct Script;
 
 impl Prepare for Script {
     async fn prepare(&self, ids: &[DeviceId]) -> Result<ContainerEdits, BackendError> {
+        if ids.iter().any(|id| id.starts_with("hangs")) {
+            std::future::pending::<()>().await;
+        }
         if let Some(bad) = ids.iter().find(|id| id.starts_with("bad")) {
             return Err(BackendError::Unknown(Arc::clone(bad)));
         }
@@ -212,6 +216,15 @@ async fn a_container_gets_names_of_the_file_and_variables() {
     plugin.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_hangs_withholds_its_device_and_no_other() {
+    let plugin = Plugin::start(vec![device("a"), device("hangs")]);
+    let mut kubelet = plugin.kubelet();
+    let (_, mut client) = kubelet.registration().await;
+    assert_eq!(next(&mut follow(&mut client).await).await, "a hangs!");
+    plugin.end().await;
+}
+
 #[tokio::test]
 async fn every_new_kubelet_is_registered_with_under_a_new_name() {
     let mut plugin = Plugin::start(vec![device("a")]);
@@ -225,11 +238,18 @@ async fn every_new_kubelet_is_registered_with_under_a_new_name() {
         plugin.until(|all| all[GPU] == Registered { times: round, connected: true }).await;
         drop((list, client, kubelet));
         plugin.until(|all| !all[GPU].connected).await;
-        if round == 3 {
+        match round {
             // As a kubelet does when it starts, and more.
-            for entry in std::fs::read_dir(plugin.dir.path()).unwrap() {
-                drop(std::fs::remove_file(entry.unwrap().path()));
+            3 => {
+                for entry in std::fs::read_dir(plugin.dir.path()).unwrap() {
+                    drop(std::fs::remove_file(entry.unwrap().path()));
+                }
             }
+            4 => {
+                std::fs::remove_dir_all(plugin.dir.path()).unwrap();
+                std::fs::create_dir(plugin.dir.path()).unwrap();
+            }
+            _ => {}
         }
     }
     plugin.end().await;

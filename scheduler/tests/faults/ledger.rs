@@ -33,6 +33,8 @@ struct State {
     restarted: Option<Instant>,
     /// Gangs that the last restart found half-bound and that are neither whole nor undone yet.
     half: BTreeSet<String>,
+    /// Gangs that the last restart found half-bound: more of their members than must be may follow.
+    caught: BTreeSet<String>,
     /// How long after the last restart the last of them was.
     mended_after: Option<Duration>,
     /// Members that somebody else than the test deleted.
@@ -142,6 +144,7 @@ impl Ledger {
         let half = self.half_bound();
         let mut state = self.state();
         state.note(&format!("started again, half-bound: {half:?}"));
+        state.caught.clone_from(&half);
         state.half = half;
         state.mended_after = None;
         state.restarted = Some(Instant::now());
@@ -250,7 +253,7 @@ impl State {
         if *used > GPUS_PER_NODE {
             self.wrong.push(format!("{node} is over capacity: {used} GPUs with {}", pod.name_any()));
         }
-        if !self.half.is_empty() && !self.half.contains(&work) {
+        if !self.half.is_empty() && !self.caught.contains(&work) {
             self.wrong.push(format!("{} was bound while {:?} were half-bound", pod.name_any(), self.half));
         }
         if let Some(progress) = self.work.get_mut(&work) {
