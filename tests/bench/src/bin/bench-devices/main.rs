@@ -88,7 +88,7 @@ async fn share(plugin: &Plugin, length: Duration, scrape: Option<Duration>) -> R
             None => tokio::time::sleep(length).await,
         }
     }
-    Ok((plugin.cpu()? - before).as_secs_f64() / began.elapsed().as_secs_f64())
+    Ok(plugin.cpu()?.saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64())
 }
 
 /// The choice among 16 GPUs, as the kubelet asks for it.
@@ -127,7 +127,7 @@ async fn beside(dir: &Path, args: &Args) -> Result<Vec<Figure>> {
     let before = plugins.iter().map(Plugin::cpu).sum::<Result<Duration>>()?;
     let began = Instant::now();
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
-    let used = plugins.iter().map(Plugin::cpu).sum::<Result<Duration>>()? - before;
+    let used = plugins.iter().map(Plugin::cpu).sum::<Result<Duration>>()?.saturating_sub(before);
     let processor = used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
     let memory = plugins.iter().map(|plugin| Ok(plugin.memory()?.0)).collect::<Result<Vec<f64>>>()?;
 
