@@ -11,14 +11,14 @@ use crate::world::{Event, Failure, NO_INSTANCE, World};
 /// The words of a command that are still unread.
 struct Words<'a> {
     line: &'a str,
-    words: SplitWhitespace<'a>,
+    unread: SplitWhitespace<'a>,
     /// `name=value` words, wherever they stand.
     options: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Words<'a> {
     fn next(&mut self) -> Option<&'a str> {
-        for word in self.words.by_ref() {
+        for word in self.unread.by_ref() {
             match word.split_once('=') {
                 Some(option) if !option.1.is_empty() && option.0.chars().all(char::is_alphabetic) => {
                     self.options.push(option);
@@ -78,7 +78,7 @@ impl World {
     /// Does what a line says, `real` seconds after the node began, and says what the driver reports of it. A line that
     /// cannot be done changes nothing. The crate's documentation lists the commands.
     pub fn apply(&mut self, line: &str, real: f64) -> Result<Vec<Event>, Invalid> {
-        let mut words = Words { line, words: line.split_whitespace(), options: Vec::new() };
+        let mut words = Words { line, unread: line.split_whitespace(), options: Vec::new() };
         let now = self.time(real);
         match words.word()? {
             "driver" => self.driver_command(&mut words)?,
@@ -147,7 +147,7 @@ impl World {
             "mismatch" => self.driver = Err(Code::LIB_RM_VERSION_MISMATCH),
             "present" => self.driver = Ok(()),
             version if version.starts_with(|first: char| first.is_ascii_digit()) => {
-                version.clone_into(&mut self.version)
+                version.clone_into(&mut self.version);
             }
             other => return words.unknown(other),
         }

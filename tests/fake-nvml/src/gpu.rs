@@ -6,7 +6,7 @@ use crate::model::{LinkEnd, Model};
 
 /// One GPU. Times are seconds on the node's virtual clock.
 #[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, clippy::struct_excessive_bools, reason = "the names say it; each is true or not by itself")]
 pub struct Gpu {
     pub model: &'static Model,
     /// Place in the machine; does not change.

@@ -19,6 +19,9 @@ pub(crate) fn seconds_since_1970() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
+/// Which file it is: numbers of files are used again, so the time of its making belongs to it.
+pub(crate) type FileId = (u64, Option<SystemTime>);
+
 /// A node that follows its control file, if it has one.
 #[derive(Debug)]
 pub(crate) struct Followed {
@@ -28,7 +31,7 @@ pub(crate) struct Followed {
     path: Option<PathBuf>,
     /// Used unless the file names one.
     default: Spec,
-    inode: u64,
+    file: Option<FileId>,
     read: u64,
 }
 
@@ -36,11 +39,16 @@ impl Followed {
     pub fn new(spec: Spec, path: Option<PathBuf>) -> Self {
         let seed = path.as_ref().map_or(0, |path| seed_of(path));
         let world = World::new(&spec, seed);
-        Self { world, began: seconds_since_1970(), path, default: spec, inode: 0, read: 0 }
+        Self { world, began: seconds_since_1970(), path, default: spec, file: None, read: 0 }
     }
 
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// The file that was read last.
+    pub fn file(&self) -> Option<FileId> {
+        self.file
     }
 
     /// Real seconds since the node began.
@@ -53,8 +61,9 @@ impl Followed {
         let mut events = Vec::new();
         let Some(path) = &self.path else { return events };
         let Ok(found) = std::fs::metadata(path) else { return events };
-        if found.ino() != self.inode || found.len() < self.read {
-            (self.inode, self.read) = (found.ino(), 0);
+        let file = Some((found.ino(), found.created().ok()));
+        if file != self.file || found.len() < self.read {
+            (self.file, self.read) = (file, 0);
             self.world = World::new(&self.default, seed_of(path));
         }
         if found.len() == self.read {
@@ -68,7 +77,7 @@ impl Followed {
             match self.line(line) {
                 Ok(raised) => events.extend(raised),
                 Err(error) => {
-                    eprintln!("atoll-fake-nvml: {}: {error}", self.path.as_deref().unwrap_or(Path::new("")).display())
+                    eprintln!("atoll-fake-nvml: {}: {error}", self.path.as_deref().unwrap_or(Path::new("")).display());
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! How long calls take, where ATOLL_FAKE_NVML_LATENCY=recorded asks for it.
+//! How long calls take, where `ATOLL_FAKE_NVML_LATENCY=recorded` asks for it.
 //!
 //! These are estimates of the order of magnitude on a node with persistence mode, not a recording of one machine:
 //! values that the library keeps cost nothing, one question to the driver some ten microseconds, those that the GPU's own

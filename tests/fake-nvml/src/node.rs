@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::code::{Answer, Code};
-use crate::journal::Followed;
+use crate::journal::{FileId, Followed};
 use crate::spec::{Invalid, Spec};
 use crate::world::{Event, World};
 
@@ -34,6 +35,8 @@ pub(crate) struct EventSet {
     /// Bits by slot.
     pub registered: BTreeMap<u32, u64>,
     pub waiting: VecDeque<Event>,
+    /// What tells of changes of the control file, once somebody waited.
+    pub watch: Option<(Option<FileId>, Arc<OwnedFd>)>,
 }
 
 /// Counters of the hardware at one time.
@@ -151,13 +154,13 @@ pub(crate) fn select(path: Option<PathBuf>) -> Answer<()> {
     };
     numbered(0)?;
     let mut known = NODES.write().unwrap_or_else(PoisonError::into_inner);
-    let number = match known.iter().position(|(known, _)| known.as_ref() == Some(&path)) {
-        Some(number) => number,
-        None => {
-            let spec = Spec::parse("none").map_err(|_| Code::UNKNOWN)?;
-            known.push((Some(path.clone()), Arc::new(Node::new(spec, Some(path)))));
-            known.len() - 1
-        }
+    let known_number = known.iter().position(|(known, _)| known.as_ref() == Some(&path));
+    let number = if let Some(number) = known_number {
+        number
+    } else {
+        let spec = Spec::parse("none").map_err(|_| Code::UNKNOWN)?;
+        known.push((Some(path.clone()), Arc::new(Node::new(spec, Some(path)))));
+        known.len() - 1
     };
     SELECTED.set(u16::try_from(number).map_err(|_| Code::INSUFFICIENT_RESOURCES)?);
     Ok(())

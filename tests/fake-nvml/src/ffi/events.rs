@@ -3,7 +3,7 @@
 use std::ffi::{c_uint, c_ulonglong};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlReturn_t};
@@ -14,8 +14,9 @@ use super::pointer::{Handle, Kind, Out, Param as _};
 use super::{guarded, nvml};
 use crate::code::{Answer, Code};
 use crate::gpu::Gpu;
+use crate::journal::FileId;
 use crate::node;
-use crate::node::EventSet;
+use crate::node::{EventSet, State};
 use crate::world::{Event, World};
 
 /// How often a control file is looked at while nobody says that it changed: it is not there yet, or the machine has no
@@ -82,6 +83,8 @@ fn pause(watch: Option<&OwnedFd>, left: Duration) {
     let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     // Interrupted or not: the caller looks again.
     let _ = poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&left));
+    // What is said does not matter: the file tells all.
+    while rustix::io::read(watch, &mut [0; 4096]).is_ok_and(|read| read > 0) {}
 }
 
 fn watch(path: &Path) -> Option<OwnedFd> {
@@ -91,40 +94,52 @@ fn watch(path: &Path) -> Option<OwnedFd> {
     Some(descriptor)
 }
 
-fn wait(function: &str, set: Handle, limit: Duration) -> Answer<(u16, Event)> {
+/// The watch of a set on its node's control file, and whether it was made just now. It is kept, because the kernel takes
+/// milliseconds to close one.
+fn watch_of(set: &mut EventSet, path: &Path, file: Option<FileId>) -> (Option<Arc<OwnedFd>>, bool) {
+    if let Some((known, watch)) = &set.watch
+        && *known == file
+    {
+        return (Some(Arc::clone(watch)), false);
+    }
+    set.watch = watch(path).map(|watch| (file, Arc::new(watch)));
+    let made = set.watch.as_ref().map(|(_, watch)| Arc::clone(watch));
+    let new = made.is_some();
+    (made, new)
+}
+
+fn wait(function: &str, handle: Handle, limit: Duration) -> Answer<(u16, Event)> {
     let until = Instant::now() + limit;
-    let host = node::numbered(set.node)?;
+    let host = node::numbered(handle.node)?;
     loop {
-        let path = {
-            let state = host.lock();
-            state.followed.path().map(Path::to_path_buf)
-        };
-        // Before the look at what came, so that nothing comes unnoticed in between.
-        let watch = path.as_deref().and_then(watch);
         let mut state = host.lock();
         if state.users == 0 {
             return Err(Code::UNINITIALIZED);
         }
         state.world().driver?;
         state.followed.world.failure(function, None)?;
-        let found = state.sets.get_mut(&set.payload).ok_or(Code::INVALID_ARGUMENT)?;
-        if let Some(event) = found.waiting.pop_front() {
-            return Ok((set.node, event));
+        let State { followed, sets, .. } = &mut *state;
+        let set = sets.get_mut(&handle.payload).ok_or(Code::INVALID_ARGUMENT)?;
+        if let Some(event) = set.waiting.pop_front() {
+            return Ok((handle.node, event));
         }
-        let slots: Vec<_> = found.registered.keys().copied().collect();
-        let gpus = &state.world().gpus;
-        if slots.iter().any(|slot| gpus.get(*slot as usize).is_none_or(|gpu| gpu.lost || !gpu.present)) {
+        let gone = |slot: &u32| followed.world.gpus.get(*slot as usize).is_none_or(|gpu| gpu.lost || !gpu.present);
+        if set.registered.keys().any(gone) {
             return Err(Code::GPU_IS_LOST);
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Code::TIMEOUT);
         }
-        if path.is_some() {
-            drop(state);
-            pause(watch.as_ref(), left);
-        } else {
+        let Some(path) = followed.path() else {
             drop(host.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
+            continue;
+        };
+        let (watch, new) = watch_of(set, path, followed.file());
+        drop(state);
+        // What was written before the watch was there would go unnoticed, so the file is looked at once more.
+        if !new {
+            pause(watch.as_deref(), left);
         }
     }
 }

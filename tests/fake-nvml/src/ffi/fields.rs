@@ -140,7 +140,6 @@ fn field(call: &Call<'_>, gpu: &Gpu, id: u32, scope: u32) -> Answer<Number> {
     Ok(match id {
         1..=31 | 92 | 93 | 142..=145 => return ecc(gpu, id),
         74 => Long(gpu.throttled_nanoseconds(gpu::SOFTWARE_POWER, now)),
-        75 => Long(gpu.throttled_nanoseconds(gpu::HARDWARE_THERMAL, now)),
         76..=81 => Long(0),
         82 => Unsigned(
             gpu.memory_temperature(now)
@@ -149,8 +148,7 @@ fn field(call: &Call<'_>, gpu: &Gpu, id: u32, scope: u32) -> Answer<Number> {
         ),
         83 | 191 => Long(gpu.millijoules(now)),
         94 => Unsigned(gpu.pcie_replays),
-        95 | 169 | 173..=183 => Unsigned(0),
-        170 => Unsigned(0),
+        95 | 169 | 170 | 173..=183 => Unsigned(0),
         184 | 199 => Unsigned(u32::from(gpu.model.mig.is_some())),
         185 | 186 if scope == 0 => Unsigned(gpu.milliwatts(now)),
         187 if scope == 0 => Unsigned(power.minimum),
@@ -165,7 +163,7 @@ fn field(call: &Call<'_>, gpu: &Gpu, id: u32, scope: u32) -> Answer<Number> {
         198 => Long(gpu.pcie_bytes(now).1),
         230 => Unsigned(gpu.recovery),
         251 => Long(gpu.throttled_nanoseconds(gpu::SOFTWARE_THERMAL, now)),
-        252 => Long(gpu.throttled_nanoseconds(gpu::HARDWARE_THERMAL, now)),
+        75 | 252 => Long(gpu.throttled_nanoseconds(gpu::HARDWARE_THERMAL, now)),
         253 => Long(gpu.throttled_nanoseconds(gpu::POWER_BRAKE, now)),
         171 | 172 | 185..=190 | 192 | 195 | 226..=229 | 231..=234 | 254..=300 => return Err(Code::NOT_SUPPORTED),
         _ => return Err(Code::INVALID_ARGUMENT),

@@ -74,7 +74,7 @@ fn taken<'a>(call: &'a Call<'_>, handle: nvmlGpmSample_t) -> Answer<&'a Sample> 
 
 nvml! {
     fn nvmlGpmQueryDeviceSupport(device: nvmlDevice_t, gpmSupport: *mut nvmlGpmSupport_t) |call| {
-        let supported = super::parent(call.subject(device)?).0.model.gpm;
+        let supported = super::parent(&call.subject(device)?).0.model.gpm;
         if gpmSupport.get()?.version != 1 {
             return Err(Code::ARGUMENT_VERSION_MISMATCH);
         }

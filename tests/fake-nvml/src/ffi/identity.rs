@@ -217,13 +217,13 @@ nvml! {
     }
 
     fn nvmlDeviceGetCudaComputeCapability(device: nvmlDevice_t, major: *mut c_int, minor: *mut c_int) |call| {
-        let (gpu, _) = super::parent(call.subject(device)?);
+        let (gpu, _) = super::parent(&call.subject(device)?);
         major.put(gpu.model.compute.0)?;
         minor.put(gpu.model.compute.1)
     }
 
     fn nvmlDeviceGetArchitecture(device: nvmlDevice_t, arch: *mut nvmlDeviceArchitecture_t) |call| {
-        arch.put(super::parent(call.subject(device)?).0.model.architecture)
+        arch.put(super::parent(&call.subject(device)?).0.model.architecture)
     }
 
     fn nvmlDeviceGetNumGpuCores(device: nvmlDevice_t, numCores: *mut c_uint) |call| {

@@ -30,7 +30,7 @@ fn sizes(subject: &Subject<'_>) -> (u64, u64, u64) {
 }
 
 fn with_ecc<'a>(call: &'a Call<'_>, device: Out<nvmlDevice_st>) -> Answer<&'a Gpu> {
-    let (gpu, _) = super::parent(call.subject(device)?);
+    let (gpu, _) = super::parent(&call.subject(device)?);
     if gpu.model.ecc { Ok(gpu) } else { Err(Code::NOT_SUPPORTED) }
 }
 
@@ -90,7 +90,7 @@ nvml! {
     }
 
     fn nvmlDeviceGetBAR1MemoryInfo(device: nvmlDevice_t, bar1Memory: *mut nvmlBAR1Memory_t) |call| {
-        let (gpu, instance) = super::parent(call.subject(device)?);
+        let (gpu, instance) = super::parent(&call.subject(device)?);
         let total = instance.map_or(gpu.model.bar1_mib, |(instance, _)| {
             gpu.model.bar1_mib / 8 * u64::from(instance.profile.memory_slices)
         });

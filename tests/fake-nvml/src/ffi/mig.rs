@@ -87,21 +87,21 @@ fn profile_info(profile: &Profile) -> nvmlGpuInstanceProfileInfo_t {
 }
 
 fn profile_info_v2(profile: &Profile, into: Out<nvmlGpuInstanceProfileInfo_v2_t>) -> Answer<()> {
-    let info = profile_info(profile);
+    let first = profile_info(profile);
     into.edit(|v2| {
         *v2 = nvmlGpuInstanceProfileInfo_v2_t {
             version: v2.version,
-            id: info.id,
-            isP2pSupported: info.isP2pSupported,
-            sliceCount: info.sliceCount,
-            instanceCount: info.instanceCount,
-            multiprocessorCount: info.multiprocessorCount,
-            copyEngineCount: info.copyEngineCount,
-            decoderCount: info.decoderCount,
-            encoderCount: info.encoderCount,
-            jpegCount: info.jpegCount,
-            ofaCount: info.ofaCount,
-            memorySizeMB: info.memorySizeMB,
+            id: first.id,
+            isP2pSupported: first.isP2pSupported,
+            sliceCount: first.sliceCount,
+            instanceCount: first.instanceCount,
+            multiprocessorCount: first.multiprocessorCount,
+            copyEngineCount: first.copyEngineCount,
+            decoderCount: first.decoderCount,
+            encoderCount: first.encoderCount,
+            jpegCount: first.jpegCount,
+            ofaCount: first.ofaCount,
+            memorySizeMB: first.memorySizeMB,
             name: array(&format!("MIG {}", profile.name)),
         };
     })

@@ -5,21 +5,36 @@
 #![allow(missing_docs, clippy::missing_safety_doc, reason = "nvml.h documents them")]
 #![allow(non_snake_case, reason = "names of C functions")]
 
-pub mod events;
-pub mod fields;
-pub mod gpm;
-pub mod identity;
-pub mod links;
-pub mod memory;
-pub mod mig;
+mod events;
+mod fields;
+mod gpm;
+mod identity;
+mod links;
+mod memory;
+mod mig;
 mod pointer;
-pub mod processes;
-pub mod refused_change;
-pub mod refused_other;
-pub mod refused_vgpu;
-pub mod sensors;
-pub mod system;
-pub mod topology;
+mod processes;
+mod refused_change;
+mod refused_other;
+mod refused_vgpu;
+mod sensors;
+mod system;
+mod topology;
+
+pub use events::*;
+pub use fields::*;
+pub use gpm::*;
+pub use identity::*;
+pub use links::*;
+pub use memory::*;
+pub use mig::*;
+pub use processes::*;
+pub use refused_change::*;
+pub use refused_other::*;
+pub use refused_vgpu::*;
+pub use sensors::*;
+pub use system::*;
+pub use topology::*;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::MutexGuard;
@@ -85,8 +100,8 @@ pub(crate) enum Subject<'a> {
 }
 
 /// The GPU itself, and the instance of it.
-fn parent(subject: Subject<'_>) -> (&Gpu, Option<(&GpuInstance, &ComputeInstance)>) {
-    match subject {
+fn parent<'a>(subject: &Subject<'a>) -> (&'a Gpu, Option<(&'a GpuInstance, &'a ComputeInstance)>) {
+    match *subject {
         Subject::Gpu(gpu) => (gpu, None),
         Subject::Instance(gpu, instance, compute) => (gpu, Some((instance, compute))),
     }

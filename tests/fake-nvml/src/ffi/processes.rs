@@ -18,7 +18,7 @@ const MIB: u64 = 1 << 20;
 
 /// Those of a device: on an instance its own, on a divided GPU all.
 fn running<'a>(call: &'a Call<'_>, device: Out<nvmlDevice_st>, graphics: bool) -> Answer<Vec<&'a Process>> {
-    let (gpu, instance) = super::parent(call.subject(device)?);
+    let (gpu, instance) = super::parent(&call.subject(device)?);
     let wanted = instance.map(|(instance, compute)| (instance.id, compute.id));
     let processes = gpu.processes.iter().filter(|process| process.graphics == graphics);
     Ok(processes.filter(|process| wanted.is_none() || process.instance == wanted).collect())

@@ -3,6 +3,7 @@
 
 use std::ffi::{c_int, c_uint, c_ulong, c_ulonglong};
 
+#[allow(clippy::wildcard_imports, reason = "the list below says what is used")]
 use nvml_wrapper_sys::bindings::*;
 
 use super::refused;

@@ -3,6 +3,7 @@
 
 use std::ffi::{c_char, c_uint, c_ulonglong};
 
+#[allow(clippy::wildcard_imports, reason = "the list below says what is used")]
 use nvml_wrapper_sys::bindings::*;
 
 use super::refused;

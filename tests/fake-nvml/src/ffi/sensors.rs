@@ -351,7 +351,7 @@ nvml! {
         sampleValType: *mut nvmlValueType_t, sampleCount: *mut c_uint, samples: *mut nvmlSample_t
     ) |call| {
         // The driver keeps about 120 samples, six a second.
-        const KEPT: u64 = 120;
+        const KEPT: u32 = 120;
         const EVERY: u64 = 166_667;
         let gpu = call.gpu(device)?;
         let (stamp, now) = (call.timestamp(), call.now());
@@ -359,7 +359,7 @@ nvml! {
             return Err(Code::NOT_SUPPORTED);
         }
         let mut found = Vec::new();
-        for back in (0..KEPT).rev() {
+        for back in (0..u64::from(KEPT)).rev() {
             #[allow(clippy::cast_precision_loss, reason = "at most 20 seconds")]
             let ago = (back * EVERY) as f64 / 1e6;
             let at = stamp.saturating_sub(back * EVERY);
@@ -381,7 +381,7 @@ nvml! {
         sampleValType.put(1)?;
         if samples.is_null() {
             // Asked for the room that is needed.
-            return sampleCount.put(KEPT as u32);
+            return sampleCount.put(KEPT);
         }
         if found.is_empty() { Err(Code::NOT_FOUND) } else { samples.list(sampleCount, &found) }
     }
