@@ -47,6 +47,11 @@ test-unit: ## Tests that need no control plane
 test: tools build ## All tests, those on real API servers included; ends with a count
 	hack/test.sh
 
+.PHONY: test-gpu
+test-gpu: ## The device plugin's NVIDIA backend on this machine's GPU, beside nvidia-smi; fails where there is none
+	nvidia-smi -L
+	ATOLL_TEST_GPU=1 $(CARGO) test -p atoll-device-plugin --test gpu -- --nocapture --test-threads=1
+
 .PHONY: fuzz-scheduler
 fuzz-scheduler: tools ## Compare 1,000,000 pairs of pod and node with kube-scheduler's filters; PAIRS=, ATOLL_SEED=
 	ATOLL_FUZZ_PAIRS=$(or $(PAIRS),1000000) ATOLL_SEED=$${ATOLL_SEED:-$$SRANDOM} \

@@ -41,8 +41,10 @@ pub(super) struct NvidiaEvents {
 struct Watch {
     nvml: Nvml,
     set: EventSet,
-    registered: usize,
+    /// In the set.
     gpus: Vec<(nvml::Device, DeviceId)>,
+    /// Those that are wanted, by number.
+    wanted: Vec<(u32, DeviceId)>,
     instances: Instances,
 }
 
@@ -51,16 +53,12 @@ type Instances = BTreeMap<(DeviceId, u32, u32), DeviceId>;
 
 impl NvidiaEvents {
     pub fn new(nvml: &Nvml, alive: Arc<AtomicBool>, inventory: &Inventory, devices: &[Device]) -> Result<Self, Error> {
-        let instances = instances(devices);
-        let mut gpus = Vec::new();
-        for gpu in &inventory.gpus {
-            let wanted = devices.iter().any(|device| device.gpu == gpu.device.id);
-            if let (Some(handle), true) = (&gpu.handle, wanted) {
-                gpus.push((handle.clone(), gpu.device.id.clone()));
-            }
-        }
-        let (set, registered) = register(nvml, &gpus)?;
-        let watch = Watch { nvml: nvml.clone(), set, registered, gpus, instances };
+        let gpus = inventory.gpus.iter().map(|gpu| &gpu.device);
+        let wanted = gpus.filter(|gpu| devices.iter().any(|device| device.gpu == gpu.id));
+        let wanted = wanted.map(|gpu| (gpu.index, gpu.id.clone())).collect();
+        let set = EventSet::new(nvml)?;
+        let mut watch = Watch { nvml: nvml.clone(), set, gpus: Vec::new(), wanted, instances: instances(devices) };
+        watch.join()?;
         Ok(Self { alive, watch: Some(watch), failing: false })
     }
 
@@ -70,21 +68,6 @@ impl NvidiaEvents {
         self.alive = Arc::default();
         BackendError::NoDriver(why.to_owned())
     }
-}
-
-/// A set of the GPUs that report anything, and how many they are. A lost one cannot be registered, and that is known
-/// otherwise.
-fn register(nvml: &Nvml, gpus: &[(nvml::Device, DeviceId)]) -> Result<(EventSet, usize), Error> {
-    let mut set = EventSet::new(nvml)?;
-    let mut registered = 0;
-    for (handle, _) in gpus {
-        match set.register(handle, WANTED) {
-            Ok(_) => registered += 1,
-            Err(error) if is_driver_away(&error) => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok((set, registered))
 }
 
 impl Events for NvidiaEvents {
@@ -112,7 +95,7 @@ impl Events for NvidiaEvents {
                     // A GPU that is gone makes the wait for all of them fail. The others are watched on; which one it
                     // is, a look at each will tell.
                     self.failing = true;
-                    (watch.set, watch.registered) = register(&watch.nvml, &watch.gpus).map_err(failed)?;
+                    watch.begin_again().map_err(failed)?;
                     return Ok(vec![Event { subject: Subject::Unknown, fault: Fault::Other(0) }]);
                 }
             }
@@ -121,8 +104,40 @@ impl Events for NvidiaEvents {
 }
 
 impl Watch {
+    /// Takes into the set those that are wanted and not in it, as lost ones that came back. Fails only when the driver
+    /// is away.
+    fn join(&mut self) -> Result<(), Error> {
+        for (index, id) in &self.wanted {
+            if self.gpus.iter().any(|(_, there)| there == id) {
+                continue;
+            }
+            let joined = self.nvml.device(*index).and_then(|device| {
+                // Numbers shift when GPUs are plugged in or out.
+                let same = device.uuid()? == **id;
+                if same {
+                    self.set.register(&device, WANTED)?;
+                }
+                Ok(same.then_some(device))
+            });
+            match joined {
+                Ok(Some(device)) => self.gpus.push((device, id.clone())),
+                Err(error) if is_driver_away(&error) => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits with a new set from now on, of those that answer.
+    fn begin_again(&mut self) -> Result<(), Error> {
+        self.set = EventSet::new(&self.nvml)?;
+        self.gpus.clear();
+        self.join()
+    }
+
     fn next(&mut self, limit: Duration) -> Result<Vec<Event>, Error> {
-        if self.registered == 0 {
+        self.join()?;
+        if self.gpus.is_empty() {
             // NVML does not wait for nobody.
             std::thread::sleep(limit);
             return Ok(Vec::new());

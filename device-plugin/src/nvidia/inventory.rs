@@ -262,10 +262,10 @@ fn limits(handle: &nvml::Device) -> (Option<i32>, Option<i32>) {
     else {
         return (slowdown, shutdown);
     };
-    let made_for = i32::try_from(temperature).unwrap_or(0) + margin;
+    let made_for = i32::try_from(temperature).unwrap_or(0).saturating_add(margin);
     let limit = |place: usize| {
         let value = values.get(place)?.ok()?.signed()?;
-        Some(made_for - i32::try_from(value).ok()?)
+        Some(made_for.saturating_sub(i32::try_from(value).ok()?))
     };
     (slowdown.or_else(|| limit(0)), shutdown.or_else(|| limit(1)))
 }

@@ -335,17 +335,18 @@ fn link_counts(
         active: state.or_else(|| asker.ask(|| handle.link_active(link))).unwrap_or(false),
         replays: count(replays(style, link)),
         recoveries: count(recoveries(style, link)),
-        crc_errors: crc_errors(style, link).map(|field| count(Some(field))).sum(),
+        crc_errors: crc_errors(style, link).map(|field| count(Some(field))).fold(0, u64::saturating_add),
     }
 }
 
 fn link_bytes(plan: &Plan, values: &Values<'_>) -> Option<u64> {
     let all = |id| values.count(Field { id, scope: fields::ALL_LINKS });
     if let (Some(sent), Some(received)) = (all(fields::LINK_SENT_KIB), all(fields::LINK_RECEIVED_KIB)) {
-        return Some((sent + received) * 1024);
+        return Some(sent.saturating_add(received).saturating_mul(1024));
     }
     let each = plan.links.iter().flat_map(|link| traffic(plan.style, *link));
-    each.map(|field| values.count(field)).fold(None, |sum, bytes| bytes.map(|bytes| sum.unwrap_or(0) + bytes).or(sum))
+    each.map(|field| values.count(field))
+        .fold(None, |sum, bytes| bytes.map(|bytes| sum.unwrap_or(0).saturating_add(bytes)).or(sum))
 }
 
 fn recovery_action(number: u64) -> RecoveryAction {
