@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::inventory::Ailing;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
 use crate::outbox::Outbox;
@@ -65,6 +66,8 @@ pub struct Manager<R> {
     pub granted: watch::Receiver<Duration>,
     /// The boot-time clock.
     pub clock: fn() -> Duration,
+    /// Members that hold GPUs that are Unhealthy.
+    pub ailing: watch::Receiver<Arc<Ailing>>,
     /// Told whether any member holds GPUs here; `None` until everything was listed.
     pub holding: watch::Sender<Option<bool>>,
     /// What `/readyz` says.
@@ -134,6 +137,12 @@ impl<R: MemberRuntime> Manager<R> {
                     if result.is_err() {
                         return;
                     }
+                }
+                result = self.ailing.changed() => {
+                    if result.is_err() {
+                        return;
+                    }
+                    state.set_ailing(self.ailing.borrow_and_update().clone());
                 }
                 () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
             }

@@ -60,6 +60,7 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
             outbox: outbox.clone(),
             granted: grants,
             clock: boot_time,
+            ailing: inventory.ailing(),
             holding,
             readiness: process.readiness.clone(),
             metrics: metrics.clone(),

@@ -15,6 +15,8 @@ pub mod cluster {
     pub const FAILED: &str = "Failed";
     /// The Cluster holds no GPUs because `spec.suspend` is true.
     pub const SUSPENDED: &str = "Suspended";
+    /// No member runs on a GPU that is Unhealthy. Absent while that was never otherwise.
+    pub const GPUS_HEALTHY: &str = "GPUsHealthy";
 }
 
 /// Reasons of a Cluster's conditions.
@@ -55,6 +57,10 @@ pub mod cluster_reason {
     pub const SUSPENDED: &str = "Suspended";
     /// The spec passed the API server but cannot be understood (an older CRD, say).
     pub const INVALID: &str = "Invalid";
+    /// Members run on GPUs that are Unhealthy; the message names them.
+    pub const GPU_UNHEALTHY: &str = "GPUUnhealthy";
+    /// No member does any more.
+    pub const ALL_HEALTHY: &str = "AllHealthy";
 }
 
 /// Condition types of a `ClusterSlice`, written by the gateway.
@@ -91,6 +97,30 @@ pub mod site_reason {
     pub const GATEWAY_LOST: &str = "GatewayLost";
 }
 
+/// Condition types of a Site's own `GPUNode`, written by the device plugin.
+pub mod gpu_node {
+    /// The GPU driver answers.
+    pub const DRIVER_READY: &str = "DriverReady";
+    /// No GPU or instance of the node is Unhealthy.
+    pub const GPUS_HEALTHY: &str = "GPUsHealthy";
+}
+
+/// Reasons of a `GPUNode`'s conditions, and of the events that the device plugin publishes on Nodes.
+pub mod gpu_node_reason {
+    /// The driver answers.
+    pub const DRIVER_ANSWERS: &str = "DriverAnswers";
+    /// There is no driver, or it does not answer.
+    pub const NO_DRIVER: &str = "NoDriver";
+    /// No device is Unhealthy.
+    pub const ALL_HEALTHY: &str = "AllHealthy";
+    /// A device is Unhealthy and not given out.
+    pub const GPU_UNHEALTHY: &str = "GPUUnhealthy";
+    /// A device is given out, and somebody should look at it.
+    pub const GPU_DEGRADED: &str = "GPUDegraded";
+    /// A device is Healthy again.
+    pub const GPU_HEALTHY: &str = "GPUHealthy";
+}
+
 /// Condition types of a `GPUModel` and of a Supplier.
 pub mod offer {
     /// `GPUModel`: connected Sites have such GPUs. Supplier: one of its Sites at least is connected.
@@ -119,6 +149,8 @@ pub mod member_reason {
     pub const LEASE_EXPIRED: &str = "LeaseExpired";
     /// The member's containers ended with a failure.
     pub const CONTAINERS_FAILED: &str = "ContainersFailed";
+    /// The member runs, and a GPU that it holds is Unhealthy.
+    pub const GPU_UNHEALTHY: &str = "GPUUnhealthy";
 }
 
 const TRUE: &str = "True";

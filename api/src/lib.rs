@@ -38,7 +38,9 @@ pub use gang::{
     Gang, GangMember, GangMode, GangNode, GangPhase, GangShape, GangSpec, GangStatus, GangTopology, TopologyMode,
 };
 pub use gpu_model::{GpuModel, GpuModelSpec, GpuModelStatus, Vendor};
-pub use gpu_node::{GpuNode, GpuNodeSpec, GpuNodeStatus};
+pub use gpu_node::{
+    DeviceBus, DeviceHealth, DeviceHolder, DeviceLink, DeviceReason, GpuDevice, GpuNode, GpuNodeSpec, GpuNodeStatus,
+};
 pub use site::{Site, SiteSession, SiteSpec, SiteStatus};
 pub use supplier::{Supplier, SupplierSpec, SupplierStatus};
 pub use template::{MemberTemplate, MemberTemplateSpec};

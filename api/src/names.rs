@@ -8,6 +8,8 @@ pub const FIELD_MANAGER_GATEWAY: &str = "atoll-gateway";
 pub const FIELD_MANAGER_AGENT: &str = "atoll-agent";
 /// Field manager of a Site's scheduler.
 pub const FIELD_MANAGER_SCHEDULER: &str = "atoll-scheduler";
+/// Field manager of the device plugin of a Site's node.
+pub const FIELD_MANAGER_DEVICE_PLUGIN: &str = "atoll-device-plugin";
 
 /// `spec.schedulerName` of every member pod.
 pub const SCHEDULER_NAME: &str = "atoll-scheduler";

@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 
+use atoll_api::names::LABEL_SITE;
 use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site};
 use kube::api::ListParams;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
@@ -48,7 +49,11 @@ async fn network(client: &Client) -> kube::Result<Option<(Vec<GpuModel>, Vec<Sit
         list(Api::all(client.clone())),
     );
     match read {
-        Ok(network) => Ok(Some(network)),
+        Ok((models, sites, mut nodes)) => {
+            // Where a Site shares the API server, its own nodes have no label.
+            nodes.retain(|node: &GpuNode| node.labels().contains_key(LABEL_SITE));
+            Ok(Some((models, sites, nodes)))
+        }
         Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(None),
         Err(error) => Err(error),
     }

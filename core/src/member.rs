@@ -196,6 +196,8 @@ pub struct Slice {
     pub started: BTreeSet<Member>,
     /// Pods that had ended before they were removed, as they were last.
     pub ended: BTreeMap<Member, Pod>,
+    /// Members that hold a GPU that is Unhealthy, or did when they ended: which GPU, and what is wrong with it.
+    pub ailing: BTreeMap<Member, String>,
     /// As [`Gang::stopped_incarnation`], as this process has decided; the higher of both counts.
     pub stopped_incarnation: u64,
 }

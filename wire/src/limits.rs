@@ -42,6 +42,16 @@ pub const MAX_DISPLAY_NAME_BYTES: usize = 63;
 /// The most GPUs of one node that are believed.
 pub const MAX_GPUS_PER_NODE: u32 = 1_024;
 
+/// The most devices of one node that are described. How much all of them may say together follows from the size of the
+/// hub's copy, `atoll_api::gpu_node::HUB_DEVICES_BYTES`.
+pub const MAX_DEVICES_PER_NODE: usize = 32;
+
+/// The most bytes of a device's UUID.
+pub const MAX_UUID_BYTES: usize = 64;
+
+/// The most reasons of one device.
+pub const MAX_DEVICE_REASONS: usize = 8;
+
 /// The most bytes of a certificate signing request.
 pub const MAX_CSR_BYTES: usize = 16 * 1024;
 
@@ -75,6 +85,9 @@ mod tests {
             driver: text(MAX_DRIVER_BYTES),
             unschedulable: true,
             price_per_gpu_hour: text(32),
+            unhealthy: u32::MAX,
+            // More than fits into the hub's copy, in any form.
+            devices: vec![v1::Device { uuid: text(MAX_UUID_BYTES), ..v1::Device::default() }; MAX_DEVICES_PER_NODE],
         };
         let inventory = v1::InventoryDelta {
             full: true,

@@ -1,13 +1,14 @@
 //! What the hub was told of the inventory and what it is still to be told.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_wire::digest;
 use atoll_wire::limits::{MAX_NODES, MAX_NODES_PER_MESSAGE};
 use atoll_wire::v1::{InventoryDelta, Node};
 use tokio::sync::{Notify, watch};
 
+use super::devices::Ailing;
 use super::facts::Facts;
 
 /// The inventory, shared by who watches the Site and who talks to the hub.
@@ -16,6 +17,7 @@ pub struct InventoryBook {
     inner: Mutex<Inner>,
     news: Notify,
     listed: watch::Sender<bool>,
+    ailing: watch::Sender<Arc<Ailing>>,
 }
 
 #[derive(Debug, Default)]
@@ -28,12 +30,22 @@ struct Inner {
 
 impl Default for InventoryBook {
     fn default() -> Self {
-        Self { inner: Mutex::default(), news: Notify::new(), listed: watch::Sender::new(false) }
+        Self {
+            inner: Mutex::default(),
+            news: Notify::new(),
+            listed: watch::Sender::new(false),
+            ailing: watch::Sender::default(),
+        }
     }
 }
 
 impl InventoryBook {
-    /// Waits until the Site's Nodes and pods were listed once.
+    /// Members that hold GPUs that are Unhealthy, as they come and go.
+    pub fn ailing(&self) -> watch::Receiver<Arc<Ailing>> {
+        self.ailing.subscribe()
+    }
+
+    /// Waits until the Site's Nodes, `GPUNode`s and pods were listed once.
     pub async fn listed(&self) {
         let mut listed = self.listed.subscribe();
         // The sender lives as long as this book.
@@ -109,6 +121,19 @@ impl InventoryBook {
         }
     }
 
+    /// Like [`InventoryBook::change`], of what may say something about members too.
+    pub(super) fn change_devices(&self, change: impl FnOnce(&mut Facts) -> BTreeSet<String>) {
+        self.change(change);
+        let ailing = self.lock().facts.ailing();
+        self.ailing.send_if_modified(|told| {
+            let changed = **told != ailing;
+            if changed {
+                *told = Arc::new(ailing);
+            }
+            changed
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,32 +154,41 @@ fn full(nodes: &[Node]) -> Vec<InventoryDelta> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts::{self, Machine};
     use super::*;
 
-    fn node(name: &str, allocatable: u32) -> Node {
-        Node { name: name.into(), allocatable, ..Node::default() }
+    fn node(allocatable: u32) -> Machine {
+        facts::machine(
+            &serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "n", "labels": {"nvidia.com/gpu.product": "x"}},
+                "status": {"allocatable": {"nvidia.com/gpu": allocatable.to_string()}},
+            }))
+            .unwrap(),
+        )
     }
 
-    fn set(book: &InventoryBook, name: &str, node: Option<Node>) {
-        book.change(
-            |facts| if facts.set_node(name, node) { BTreeSet::from([name.to_owned()]) } else { BTreeSet::new() },
-        );
+    fn told(name: &str, allocatable: u32) -> Node {
+        facts::describe(name, &node(allocatable), None, 0).unwrap()
+    }
+
+    fn set(book: &InventoryBook, name: &str, node: Option<Machine>) {
+        book.change(|facts| facts.set_machine(name, node));
     }
 
     #[test]
     fn only_what_changed_since_the_hello_is_told() {
         let book = InventoryBook::default();
-        set(&book, "a", Some(node("a", 8)));
-        set(&book, "b", Some(node("b", 8)));
+        set(&book, "a", Some(node(8)));
+        set(&book, "b", Some(node(8)));
         let before = book.begin();
         assert_eq!(book.take(), []);
-        set(&book, "a", Some(node("a", 8)));
+        set(&book, "a", Some(node(8)));
         assert_eq!(book.take(), [], "the same again is no news");
-        set(&book, "a", Some(node("a", 4)));
+        set(&book, "a", Some(node(4)));
         set(&book, "b", None);
-        let told = book.take();
-        assert_eq!(told.iter().flat_map(|delta| &delta.nodes).collect::<Vec<_>>(), [&node("a", 4)]);
-        assert_eq!(told.iter().flat_map(|delta| &delta.removed).collect::<Vec<_>>(), ["b"]);
+        let news = book.take();
+        assert_eq!(news.iter().flat_map(|delta| &delta.nodes).collect::<Vec<_>>(), [&told("a", 4)]);
+        assert_eq!(news.iter().flat_map(|delta| &delta.removed).collect::<Vec<_>>(), ["b"]);
         assert_ne!(book.begin(), before);
     }
 
@@ -166,7 +200,7 @@ mod tests {
         assert_eq!((told.len(), told[0].full, told[0].more), (1, true, false), "nothing is something to tell");
         for index in 0..=MAX_NODES_PER_MESSAGE {
             let name = format!("n{index:05}");
-            set(&book, &name, Some(node(&name, 1)));
+            set(&book, &name, Some(node(1)));
         }
         book.want_all();
         let told = book.take();

@@ -1,4 +1,4 @@
-//! From Nodes and pods to what the hub is told. Pure.
+//! From Nodes, their devices and pods to what the hub is told. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,44 +6,86 @@ use atoll_api::names;
 use atoll_core::units::MicroUsd;
 use atoll_wire::{limits, v1};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 
+use super::devices::{Ailing, Devices};
 use crate::convert::cut;
 
-/// What the hub is told of a Node, but for what is used on it; `None`: it has no GPUs.
-pub(super) fn node(node: &core::Node) -> Option<v1::Node> {
-    let name = node.name_any();
+/// What a Node says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Machine {
+    product: Option<String>,
+    memory_mib: u64,
+    /// GPUs that the kubelet counts.
+    capacity: u32,
+    /// Of these, those that it gives out: healthy ones, as it heard last.
+    allocatable: u32,
+    driver: Option<String>,
+    ready: bool,
+    unschedulable: bool,
+    price: Option<MicroUsd>,
+}
+
+/// Reads a Node.
+pub(super) fn machine(node: &core::Node) -> Machine {
     let labels = node.labels();
     let status = node.status.as_ref();
-    let allocatable = status
-        .and_then(|status| status.allocatable.as_ref()?.get(names::RESOURCE_NVIDIA_GPU))
-        .and_then(|quantity| count(&quantity.0))
-        .unwrap_or(0);
-    let product = labels
-        .get(names::LABEL_GFD_PRODUCT)
-        .or_else(|| labels.get(names::LABEL_NODE_GPU_PRODUCT))
-        .filter(|product| !product.is_empty())?;
-    if allocatable == 0 || name.len() > limits::MAX_NODE_NAME_BYTES {
-        return None;
-    }
-    let memory = labels.get(names::LABEL_GFD_MEMORY).or_else(|| labels.get(names::LABEL_NODE_GPU_MEMORY));
+    let gpus = |amounts: Option<&BTreeMap<String, Quantity>>| {
+        amounts?.get(names::RESOURCE_NVIDIA_GPU).and_then(|quantity| count(&quantity.0))
+    };
+    let allocatable = gpus(status.and_then(|status| status.allocatable.as_ref())).unwrap_or(0);
+    let label = |discovered: &str, own: &str| labels.get(discovered).or_else(|| labels.get(own));
     let conditions = status.and_then(|status| status.conditions.as_ref());
-    let price = node
-        .annotations()
-        .get(names::ANNOTATION_PRICE)
-        .and_then(|price| MicroUsd::parse(price).ok())
-        .map_or_else(String::new, |price| price.to_string());
-    Some(v1::Node {
-        name,
-        product: cut(product, limits::MAX_PRODUCT_BYTES),
-        memory_mib: memory.and_then(|memory| memory.parse().ok()).unwrap_or(0),
-        allocatable: allocatable.min(limits::MAX_GPUS_PER_NODE),
-        used_by_others: 0,
+    Machine {
+        product: label(names::LABEL_GFD_PRODUCT, names::LABEL_NODE_GPU_PRODUCT)
+            .filter(|name| !name.is_empty())
+            .cloned(),
+        memory_mib: label(names::LABEL_GFD_MEMORY, names::LABEL_NODE_GPU_MEMORY)
+            .and_then(|memory| memory.parse().ok())
+            .unwrap_or(0),
+        capacity: gpus(status.and_then(|status| status.capacity.as_ref())).unwrap_or(0).max(allocatable),
+        allocatable,
+        driver: labels.get(names::LABEL_GFD_DRIVER).cloned(),
         ready: conditions.into_iter().flatten().any(|found| found.type_ == "Ready" && found.status == "True"),
-        driver: labels.get(names::LABEL_GFD_DRIVER).map(|d| cut(d, limits::MAX_DRIVER_BYTES)).unwrap_or_default(),
         unschedulable: node.metadata.deletion_timestamp.is_some()
             || node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)),
-        price_per_gpu_hour: price,
+        price: node.annotations().get(names::ANNOTATION_PRICE).and_then(|price| MicroUsd::parse(price).ok()),
+    }
+}
+
+/// What the hub is told of a node; `None`: it has no GPUs.
+///
+/// The device plugin's own word on its devices goes before labels. The kubelet excludes Unhealthy devices from what is
+/// allocatable too, but hears of them at another time: the lower of the two counts, so that no GPU counts that either of
+/// them calls Unhealthy, and none is taken off twice.
+pub(super) fn describe(name: &str, machine: &Machine, devices: Option<&Devices>, used: u32) -> Option<v1::Node> {
+    if name.len() > limits::MAX_NODE_NAME_BYTES {
+        return None;
+    }
+    let known = devices.filter(|devices| devices.counted > 0);
+    let (product, memory_mib, allocatable, unhealthy) = if let Some(own) = known {
+        (own.product.as_str(), own.memory_mib, machine.allocatable.min(own.healthy), own.unhealthy)
+    } else {
+        let product = machine.product.as_deref().filter(|_| machine.capacity > 0)?;
+        (product, machine.memory_mib, machine.allocatable, machine.capacity - machine.allocatable)
+    };
+    let allocatable = allocatable.min(limits::MAX_GPUS_PER_NODE);
+    let driver = devices.and_then(|devices| devices.driver.as_ref()).or(machine.driver.as_ref());
+    let price = devices.and_then(|devices| devices.price).or(machine.price);
+    Some(v1::Node {
+        name: name.to_owned(),
+        product: cut(product, limits::MAX_PRODUCT_BYTES),
+        memory_mib,
+        allocatable,
+        // A pod may still hold a GPU that is not offered any more.
+        used_by_others: used.min(allocatable),
+        ready: machine.ready,
+        driver: driver.map(|driver| cut(driver, limits::MAX_DRIVER_BYTES)).unwrap_or_default(),
+        unschedulable: machine.unschedulable || devices.is_some_and(|devices| devices.unschedulable),
+        price_per_gpu_hour: price.map_or_else(String::new, |price| price.to_string()),
+        unhealthy: unhealthy.min(limits::MAX_GPUS_PER_NODE),
+        devices: devices.map(|devices| devices.told.clone()).unwrap_or_default(),
     })
 }
 
@@ -68,10 +110,8 @@ pub(super) fn use_of(pod: &core::Pod) -> Option<(String, u32)> {
 fn gpus_of(spec: &core::PodSpec) -> u32 {
     let asks = |container: &core::Container| {
         let resources = container.resources.as_ref();
-        let of = |amounts: Option<&BTreeMap<String, _>>| -> Option<u32> {
-            let quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity =
-                amounts?.get(names::RESOURCE_NVIDIA_GPU)?;
-            count(&quantity.0)
+        let of = |amounts: Option<&BTreeMap<String, Quantity>>| {
+            amounts?.get(names::RESOURCE_NVIDIA_GPU).and_then(|quantity| count(&quantity.0))
         };
         of(resources.and_then(|resources| resources.requests.as_ref()))
             .or_else(|| of(resources.and_then(|resources| resources.limits.as_ref())))
@@ -100,26 +140,34 @@ fn count(quantity: &str) -> Option<u32> {
 /// The Site's GPUs as seen so far; every change names the nodes whose description changed.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    nodes: BTreeMap<String, v1::Node>,
+    machines: BTreeMap<String, Machine>,
+    devices: BTreeMap<String, Devices>,
     /// By pod ("namespace/name"): its Node and GPUs.
     pods: BTreeMap<String, (String, u32)>,
     used: BTreeMap<String, u32>,
+    nodes: BTreeMap<String, v1::Node>,
 }
 
 impl Facts {
-    /// A Node as it is now; `None`: it is gone, or has no GPUs.
-    pub(super) fn set_node(&mut self, name: &str, node: Option<v1::Node>) -> bool {
-        let before = self.nodes.get(name);
-        let after = node.map(|node| v1::Node { used_by_others: self.used.get(name).copied().unwrap_or(0), ..node });
-        let changed = before != after.as_ref();
-        match after {
-            Some(after) => drop(self.nodes.insert(name.to_owned(), after)),
-            None => drop(self.nodes.remove(name)),
+    /// A Node as it is now; `None`: it is gone.
+    pub(super) fn set_machine(&mut self, name: &str, machine: Option<Machine>) -> BTreeSet<String> {
+        match machine {
+            Some(machine) => drop(self.machines.insert(name.to_owned(), machine)),
+            None => drop(self.machines.remove(name)),
         }
-        changed
+        self.refresh([name.to_owned()])
     }
 
-    /// A pod as it is now; `None`: it is gone, or holds no GPUs. Names the nodes whose description changed.
+    /// The devices of a Node as its device plugin says; `None`: it says nothing.
+    pub(super) fn set_devices(&mut self, name: &str, devices: Option<Devices>) -> BTreeSet<String> {
+        match devices {
+            Some(devices) => drop(self.devices.insert(name.to_owned(), devices)),
+            None => drop(self.devices.remove(name)),
+        }
+        self.refresh([name.to_owned()])
+    }
+
+    /// A pod as it is now; `None`: it is gone, or holds no GPUs.
     pub(super) fn set_pod(&mut self, key: &str, holds: Option<(String, u32)>) -> BTreeSet<String> {
         let before = match &holds {
             Some(holds) => self.pods.insert(key.to_owned(), holds.clone()),
@@ -137,21 +185,42 @@ impl Facts {
             *used = used.saturating_add(*gpus);
         }
         self.used.retain(|_, used| *used > 0);
-        let touched: BTreeSet<String> = before.into_iter().chain(holds).map(|(node, _)| node).collect();
-        touched.into_iter().filter(|name| self.recount(name)).collect()
+        self.refresh(before.into_iter().chain(holds).map(|(node, _)| node))
     }
 
-    fn recount(&mut self, name: &str) -> bool {
-        let used = self.used.get(name).copied().unwrap_or(0);
-        self.nodes.get_mut(name).is_some_and(|node| std::mem::replace(&mut node.used_by_others, used) != used)
+    /// Describes these nodes again, and names those that are described otherwise now.
+    fn refresh(&mut self, names: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        for name in names {
+            let used = self.used.get(&name).copied().unwrap_or(0);
+            let machine = self.machines.get(&name);
+            let now = machine.and_then(|machine| describe(&name, machine, self.devices.get(&name), used));
+            if self.nodes.get(&name) != now.as_ref() {
+                match now {
+                    Some(now) => drop(self.nodes.insert(name.clone(), now)),
+                    None => drop(self.nodes.remove(&name)),
+                }
+                changed.insert(name);
+            }
+        }
+        changed
     }
 
     pub(super) fn nodes(&self) -> &BTreeMap<String, v1::Node> {
         &self.nodes
     }
 
-    pub(super) fn node_names(&self) -> Vec<String> {
-        self.nodes.keys().cloned().collect()
+    /// Members on GPUs that are Unhealthy.
+    pub(super) fn ailing(&self) -> Ailing {
+        self.devices.values().flat_map(|devices| devices.ailing.clone()).collect()
+    }
+
+    pub(super) fn machine_names(&self) -> Vec<String> {
+        self.machines.keys().cloned().collect()
+    }
+
+    pub(super) fn device_names(&self) -> Vec<String> {
+        self.devices.keys().cloned().collect()
     }
 
     pub(super) fn pod_keys(&self) -> Vec<String> {

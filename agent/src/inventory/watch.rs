@@ -1,21 +1,22 @@
-//! Watches of the Site's Nodes and of the pods that are not members.
+//! Watches of the Site's Nodes and `GPUNode`s, and of the pods that are not members.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use atoll_api::names;
+use atoll_api::{GpuNode, names};
 use atoll_runtime::readiness::Readiness;
 use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use super::book::InventoryBook;
-use super::facts;
+use super::devices;
+use super::facts::{self, Facts};
 use crate::metrics::Metrics;
 
-/// Part of the readiness: Nodes and pods were listed.
+/// Part of the readiness: Nodes, `GPUNode`s and pods were listed.
 pub const PART_INVENTORY: &str = "inventory";
 
 /// Keeps the book in step with the Site, until `shutdown`.
@@ -26,21 +27,44 @@ pub async fn watch(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) {
-    let (mut nodes_listed, mut pods_listed) = (false, false);
     let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).default_backoff();
+    // Where a hub shares the API server, its copies are labelled.
+    let own = watcher::Config::default().labels(&format!("!{}", names::LABEL_SITE));
+    let gpu_nodes = watcher(Api::<GpuNode>::all(client.clone()), own).default_backoff();
     let others = watcher::Config::default()
         .labels(&format!("{}!={}", names::LABEL_MANAGED_BY, names::MANAGED_BY_AGENT))
         .fields("spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed");
     let pods = watcher(Api::<Pod>::all(client), others).default_backoff();
-    pin_mut!(nodes, pods);
-    let (mut new_nodes, mut new_pods) = (BTreeSet::new(), BTreeSet::new());
+    pin_mut!(nodes, gpu_nodes, pods);
+    let (mut of_nodes, mut of_gpu_nodes, mut of_pods) = (List::default(), List::default(), List::default());
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            Some(event) = nodes.next() => nodes_listed |= take_node(&book, event, &mut new_nodes),
-            Some(event) = pods.next() => pods_listed |= take_pod(&book, event, &mut new_pods),
+            Some(event) = nodes.next() => {
+                let set = |facts: &mut Facts, name: &str, node: Option<&Node>| facts.set_machine(name, node.map(facts::machine));
+                of_nodes.take(event, |change| book.change(change), set, Facts::machine_names);
+            }
+            Some(event) = gpu_nodes.next() => {
+                let set = |facts: &mut Facts, name: &str, node: Option<&GpuNode>| {
+                    facts.set_devices(name, node.and_then(devices::devices))
+                };
+                // A Site whose nodes have other device plugins needs no such objects, nor an older agent's role the right.
+                let event = match event {
+                    Err(error) if is_absent(&error) => {
+                        tracing::debug!(%error, "no GPUNodes here");
+                        of_gpu_nodes.take(Ok(watcher::Event::Init), |change| book.change_devices(change), set, Facts::device_names);
+                        Ok(watcher::Event::InitDone)
+                    }
+                    event => event,
+                };
+                of_gpu_nodes.take(event, |change| book.change_devices(change), set, Facts::device_names);
+            }
+            Some(event) = pods.next() => {
+                let set = |facts: &mut Facts, key: &str, pod: Option<&Pod>| facts.set_pod(key, pod.and_then(facts::use_of));
+                of_pods.take(event, |change| book.change(change), set, Facts::pod_keys);
+            }
         }
-        if nodes_listed && pods_listed {
+        if of_nodes.complete && of_gpu_nodes.complete && of_pods.complete {
             book.set_listed();
             readiness.set(PART_INVENTORY, true);
         }
@@ -48,59 +72,63 @@ pub async fn watch(
     }
 }
 
-/// True: a list is complete.
-fn take_node(
-    book: &InventoryBook,
-    event: Result<watcher::Event<Node>, watcher::Error>,
-    listed: &mut BTreeSet<String>,
-) -> bool {
-    let set = |name: String, node| {
-        book.change(|facts| if facts.set_node(&name, node) { BTreeSet::from([name]) } else { BTreeSet::new() });
-    };
-    match event {
-        Ok(watcher::Event::Init) => listed.clear(),
-        Ok(watcher::Event::InitApply(node)) => {
-            listed.insert(node.name_any());
-            set(node.name_any(), facts::node(&node));
-        }
-        Ok(watcher::Event::Apply(node)) => set(node.name_any(), facts::node(&node)),
-        Ok(watcher::Event::Delete(node)) => set(node.name_any(), None),
-        Ok(watcher::Event::InitDone) => {
-            book.change(|facts| {
-                let gone =
-                    facts.node_names().into_iter().filter(|name| !listed.contains(name)).collect::<BTreeSet<_>>();
-                gone.into_iter().filter(|name| facts.set_node(name, None)).collect()
-            });
-            return true;
-        }
-        Err(error) => tracing::warn!(%error, "the watch of Nodes failed; it goes on with a backoff"),
+/// The API server does not know the kind, or does not let it be read.
+fn is_absent(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => matches!(status.code, 403 | 404),
+        _ => false,
     }
-    false
 }
 
-/// True: a list is complete.
-fn take_pod(
-    book: &InventoryBook,
-    event: Result<watcher::Event<Pod>, watcher::Error>,
-    listed: &mut BTreeSet<String>,
-) -> bool {
-    let key = |pod: &Pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
-    match event {
-        Ok(watcher::Event::Init) => listed.clear(),
-        Ok(watcher::Event::InitApply(pod)) => {
-            listed.insert(key(&pod));
-            book.change(|facts| facts.set_pod(&key(&pod), facts::use_of(&pod)));
+/// A list as it arrives, of objects by their key.
+#[derive(Default)]
+struct List {
+    listed: BTreeSet<String>,
+    /// It was complete once.
+    complete: bool,
+}
+
+type Names = BTreeSet<String>;
+
+impl List {
+    /// `change` lets the facts be changed, `set` sets one object or that it is gone, `keys` are all that the facts know;
+    /// each says which nodes became different.
+    fn take<K: ResourceExt>(
+        &mut self,
+        event: Result<watcher::Event<K>, watcher::Error>,
+        change: impl Fn(&mut dyn FnMut(&mut Facts) -> Names),
+        set: impl Fn(&mut Facts, &str, Option<&K>) -> Names,
+        keys: impl Fn(&Facts) -> Vec<String>,
+    ) {
+        match event {
+            Ok(watcher::Event::Init) => self.listed.clear(),
+            Ok(watcher::Event::InitApply(object)) => {
+                let key = key(&object);
+                change(&mut |facts| set(facts, &key, Some(&object)));
+                self.listed.insert(key);
+            }
+            Ok(watcher::Event::Apply(object)) => change(&mut |facts| set(facts, &key(&object), Some(&object))),
+            Ok(watcher::Event::Delete(object)) => change(&mut |facts| set(facts, &key(&object), None)),
+            Ok(watcher::Event::InitDone) => {
+                change(&mut |facts| {
+                    let gone = keys(facts).into_iter().filter(|key| !self.listed.contains(key));
+                    gone.flat_map(|key| set(facts, &key, None)).collect()
+                });
+                self.listed.clear();
+                self.complete = true;
+            }
+            Err(error) => {
+                tracing::warn!(kind = std::any::type_name::<K>(), %error, "a watch failed; it goes on with a backoff");
+            }
         }
-        Ok(watcher::Event::Apply(pod)) => book.change(|facts| facts.set_pod(&key(&pod), facts::use_of(&pod))),
-        Ok(watcher::Event::Delete(pod)) => book.change(|facts| facts.set_pod(&key(&pod), None)),
-        Ok(watcher::Event::InitDone) => {
-            book.change(|facts| {
-                let gone: Vec<String> = facts.pod_keys().into_iter().filter(|key| !listed.contains(key)).collect();
-                gone.into_iter().flat_map(|key| facts.set_pod(&key, None)).collect()
-            });
-            return true;
-        }
-        Err(error) => tracing::warn!(%error, "the watch of pods failed; it goes on with a backoff"),
     }
-    false
+}
+
+/// Name of an object, with its namespace where it has one.
+fn key(object: &impl ResourceExt) -> String {
+    match object.namespace() {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
+    }
 }

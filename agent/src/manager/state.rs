@@ -12,6 +12,7 @@ use atoll_wire::v1::SliceDigest;
 
 use super::HubEvent;
 use crate::convert::{self, SpecError};
+use crate::inventory::Ailing;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
 use crate::runtime::{Observation, Outcome, SliceSpec};
@@ -78,6 +79,7 @@ pub(super) struct State {
     dirty: BTreeSet<SliceId>,
     dirty_clusters: BTreeSet<String>,
     reports: Vec<(SliceId, Report)>,
+    ailing: Arc<Ailing>,
 }
 
 impl State {
@@ -183,15 +185,53 @@ impl State {
             if pod.phase.is_over() {
                 self.strangers.remove(&(id.clone(), member));
             }
+            if !self.ailing.is_empty()
+                && !pod.phase.is_over()
+                && let Some(what) = self.ailing.get(&(id.site_namespace(), member))
+            {
+                entry.slice.ailing.insert(member, what.clone());
+            }
             entry.slice.pods.insert(member, pod);
             self.dirty.insert(id);
         } else {
             if let Some(before) = before {
                 entry.slice.ended.insert(member, before);
+            } else {
+                entry.slice.ailing.remove(&member);
             }
             self.strangers.remove(&(id.clone(), member));
             // A sibling may wait for this rank.
             self.touch_cluster(&id.cluster_uid);
+        }
+    }
+
+    /// Takes in which members hold GPUs that are Unhealthy. What is known of one that has ended stays: that it holds
+    /// nothing any more does not make its end another.
+    pub(super) fn set_ailing(&mut self, ailing: Arc<Ailing>) {
+        let before = std::mem::replace(&mut self.ailing, ailing);
+        let after = &self.ailing;
+        let differ = before
+            .iter()
+            .filter(|(key, what)| after.get(key) != Some(*what))
+            .chain(after.iter().filter(|(key, _)| !before.contains_key(key)));
+        let namespaces: BTreeSet<&String> = differ.map(|((namespace, _), _)| namespace).collect();
+        if namespaces.is_empty() {
+            return;
+        }
+        for (id, entry) in &mut self.slices {
+            let namespace = id.site_namespace();
+            if !namespaces.contains(&namespace) {
+                continue;
+            }
+            let Slice { pods, ended, ailing, .. } = &mut entry.slice;
+            ailing.retain(|member, _| pods.contains_key(member) || ended.contains_key(member));
+            for member in pods.iter().filter(|(_, pod)| !pod.phase.is_over()).map(|(member, _)| *member) {
+                match after.get(&(namespace.clone(), member)) {
+                    Some(what) => drop(ailing.insert(member, what.clone())),
+                    None => drop(ailing.remove(&member)),
+                }
+            }
+            self.dirty.insert(id.clone());
         }
     }
 

@@ -1,7 +1,7 @@
 //! The manager's state against a Site that does what it is told.
 
 use atoll_core::lease::Times;
-use atoll_core::member::{Action, Gang, Member, MemberPhase, Mode, Phase, Pod, Report, Reservation, Verdict};
+use atoll_core::member::{Action, Gang, Member, MemberPhase, Mode, Phase, Pod, Reason, Report, Reservation, Verdict};
 use serde_json::json;
 
 use super::state::{State, Task};
@@ -284,6 +284,61 @@ fn how_a_member_ended_stays_so_when_its_pod_is_deleted() {
     state.observe(Observation::Pod(id("a"), member(0, 1), None));
     state.decide(START, START);
     assert_eq!(phases(&last_report(&mut state, &id("a")).unwrap()), [MemberPhase::Failed]);
+}
+
+#[test]
+fn members_on_unhealthy_gpus_are_reported_while_they_run_and_when_they_fail_of_it() {
+    let ailing = |cluster: &str| -> Arc<Ailing> {
+        let key = (id(cluster).site_namespace(), member(0, 1));
+        Arc::new([(key, "GPU-7 is Unhealthy, RowRemapFailed: replace it".to_owned())].into())
+    };
+    let told = |state: &mut State| {
+        state.decide(START, START);
+        let mut reports = state.take_reports();
+        reports.pop().map(|(_, report)| {
+            let member = &report.members[0];
+            (member.phase, member.reason.clone(), member.message.clone())
+        })
+    };
+    let what = "GPU-7 is Unhealthy, RowRemapFailed: replace it".to_owned();
+    let mut state = started(&[(id("a"), member(0, 1))]);
+    state.begin();
+    for event in [slice("a", 1, &[1]), HubEvent::Synced(vec![id("a")])] {
+        state.hear(event).unwrap();
+    }
+    assert_eq!(told(&mut state), Some((MemberPhase::Ready, Reason::None, String::new())));
+    state.set_ailing(ailing("other"));
+    assert_eq!(told(&mut state), None, "somebody else's");
+    state.set_ailing(ailing("a"));
+    assert_eq!(told(&mut state), Some((MemberPhase::Ready, Reason::GpuUnhealthy, what.clone())));
+    state.set_ailing(Arc::default());
+    assert_eq!(told(&mut state), Some((MemberPhase::Ready, Reason::None, String::new())), "it recovered");
+    state.set_ailing(ailing("a"));
+    state.observe(Observation::Pod(
+        id("a"),
+        member(0, 1),
+        Some(Pod {
+            reason: Some("ContainersFailed".into()),
+            message: Some("exit code 1".into()),
+            ..pod(Phase::Failed)
+        }),
+    ));
+    state.set_ailing(Arc::default());
+    state.observe(Observation::Pod(id("a"), member(0, 1), None));
+    let failed = Reason::Site("ContainersFailed".into());
+    assert_eq!(told(&mut state), Some((MemberPhase::Failed, failed, format!("exit code 1; {what}"))));
+}
+
+#[test]
+fn a_pod_that_is_seen_after_its_gpu_fell_sick_is_reported_too() {
+    let mut state = started(&[]);
+    let key = (id("a").site_namespace(), member(0, 1));
+    state.set_ailing(Arc::new([(key, "GPU-7 is Unhealthy".to_owned())].into()));
+    state.begin();
+    state.hear(slice("a", 1, &[1])).unwrap();
+    state.observe(Observation::Pod(id("a"), member(0, 1), Some(pod(Phase::Ready))));
+    state.decide(START, START);
+    assert_eq!(last_report(&mut state, &id("a")).unwrap().members[0].reason, Reason::GpuUnhealthy);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod faults;
 mod health;
 mod occupancy;
+pub mod preferred;
 mod reading;
 pub mod reasons;
 mod signals;

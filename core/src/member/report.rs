@@ -15,6 +15,8 @@ pub enum Reason {
     LeaseExpired,
     /// The pod is gone, by nobody that this agent knows.
     Vanished,
+    /// It runs, and a GPU that it holds is Unhealthy.
+    GpuUnhealthy,
     /// A word of the Site's.
     Site(String),
 }
@@ -149,13 +151,17 @@ fn describe(slice: &Slice, member: Member, unwanted: bool) -> Option<MemberRepor
         Phase::Ready => MemberPhase::Ready,
     };
     let expired = matches!(phase, MemberPhase::Stopping | MemberPhase::Lost) && member.incarnation <= slice.stopped();
-    let reason = if expired { Reason::LeaseExpired } else { Reason::site(pod.reason.as_ref()) };
-    Some(MemberReport {
-        member,
-        phase,
-        node: pod.node.clone(),
-        address: pod.address.clone(),
-        reason,
-        message: pod.message.clone().unwrap_or_default(),
-    })
+    let mut reason = if expired { Reason::LeaseExpired } else { Reason::site(pod.reason.as_ref()) };
+    let mut message = pod.message.clone().unwrap_or_default();
+    if let Some(ailment) = slice.ailing.get(&member).filter(|_| phase != MemberPhase::Succeeded) {
+        // Whatever else is to be said of the member goes first.
+        if reason == Reason::None {
+            reason = Reason::GpuUnhealthy;
+        }
+        if !message.is_empty() {
+            message.push_str("; ");
+        }
+        message.push_str(ailment);
+    }
+    Some(MemberReport { member, phase, node: pod.node.clone(), address: pod.address.clone(), reason, message })
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use atoll_api::names::LABEL_SITE;
 use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site, Supplier};
 use atoll_runtime::readiness::Readiness;
 use futures::StreamExt;
@@ -68,11 +69,13 @@ pub fn start(
         readiness.expect(cache);
     }
     let [clusters, slices, sites, nodes, models, suppliers, leases] = CACHES;
-    let forward = Forward { sender, readiness: readiness.clone(), shutdown: shutdown.clone() };
+    let forward = Forward { sender, labels: "", readiness: readiness.clone(), shutdown: shutdown.clone() };
     tasks.spawn(forward.clone().run(Api::all(client.clone()), clusters, Change::Cluster));
     tasks.spawn(forward.clone().run(Api::all(client.clone()), slices, Change::Slice));
     tasks.spawn(forward.clone().run(Api::all(client.clone()), sites, Change::Site));
-    tasks.spawn(forward.clone().run(Api::all(client.clone()), nodes, Change::Node));
+    // Where a Site shares the API server, its own nodes have no label.
+    let copies = Forward { labels: LABEL_SITE, ..forward.clone() };
+    tasks.spawn(copies.run(Api::all(client.clone()), nodes, Change::Node));
     tasks.spawn(forward.clone().run(Api::all(client.clone()), models, Change::Model));
     tasks.spawn(forward.clone().run(Api::all(client.clone()), suppliers, Change::Supplier));
     tasks.spawn(forward.run(Api::namespaced(client.clone(), namespace), leases, Change::Lease));
@@ -82,6 +85,8 @@ pub fn start(
 #[derive(Clone)]
 struct Forward {
     sender: mpsc::Sender<Change>,
+    /// Selector of what is watched; empty: everything.
+    labels: &'static str,
     readiness: Readiness,
     shutdown: CancellationToken,
 }
@@ -93,7 +98,10 @@ impl Forward {
     {
         // A process without one of its watches would decide on what is no longer true: however this ends, it ends.
         let _end = self.shutdown.clone().drop_guard();
-        let config = watcher::Config::default().streaming_lists();
+        let mut config = watcher::Config::default().streaming_lists();
+        if !self.labels.is_empty() {
+            config = config.labels(self.labels);
+        }
         let mut events = Box::pin(watcher(api, config).default_backoff());
         let mut listed = Vec::new();
         loop {

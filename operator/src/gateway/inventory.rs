@@ -11,6 +11,8 @@ use atoll_wire::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 
+use super::devices;
+
 /// The longest price that the API server takes.
 const MAX_PRICE_BYTES: usize = 16;
 
@@ -26,6 +28,9 @@ pub enum NodeError {
     /// More than any machine has.
     #[error("it has more GPUs or memory than there can be")]
     Amount,
+    /// Devices that cannot be, or more of them than a copy holds.
+    #[error("its devices are described twice, not readably, or at too great a length")]
+    Devices,
     /// Not a price.
     #[error("its price is not a decimal above 0 with at most 6 places")]
     Price,
@@ -41,6 +46,12 @@ pub fn check(node: &v1::Node) -> Result<(), NodeError> {
         return Err(NodeError::Text);
     }
     let memory_possible = i32::try_from(node.memory_mib).is_ok();
+    if node.unhealthy > MAX_GPUS_PER_NODE {
+        return Err(NodeError::Amount);
+    }
+    if !devices::believable(&node.devices) {
+        return Err(NodeError::Devices);
+    }
     if node.allocatable > MAX_GPUS_PER_NODE || node.used_by_others > node.allocatable || !memory_possible {
         return Err(NodeError::Amount);
     }
@@ -84,6 +95,9 @@ pub fn gpu_node<'a>(site: &Site, node: &v1::Node, models: impl IntoIterator<Item
         used_by_others: i32::try_from(node.used_by_others).unwrap_or(i32::MAX),
         ready: node.ready,
         driver: (!node.driver.is_empty()).then(|| node.driver.clone()),
+        unhealthy: i32::try_from(node.unhealthy).unwrap_or(i32::MAX),
+        devices: devices::from_wire(&node.devices),
+        conditions: Vec::new(),
     });
     copy
 }
@@ -102,6 +116,8 @@ pub fn reported(copy: &GpuNode) -> v1::Node {
         driver: status.driver.unwrap_or_default(),
         unschedulable: copy.spec.unschedulable,
         price_per_gpu_hour: copy.spec.price_per_gpu_hour.clone().unwrap_or_default(),
+        unhealthy: u32::try_from(status.unhealthy).unwrap_or(0),
+        devices: devices::to_wire(&status.devices),
     }
 }
 
@@ -154,6 +170,9 @@ fn is_dns_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use atoll_api::gpu_node::HUB_DEVICES_BYTES;
+    use atoll_wire::v1::device::Health;
+
     use super::super::fixtures;
     use super::*;
 
@@ -168,7 +187,13 @@ mod tests {
             driver: "570.86.15".to_owned(),
             unschedulable: false,
             price_per_gpu_hour: "2.50".to_owned(),
+            unhealthy: 1,
+            devices: vec![device("GPU-7f3c", Health::Unhealthy), device("GPU-09ab", Health::Healthy)],
         }
+    }
+
+    fn device(uuid: &str, health: Health) -> v1::Device {
+        v1::Device { uuid: uuid.to_owned(), health: health.into(), ..v1::Device::default() }
     }
 
     #[test]
@@ -192,9 +217,25 @@ mod tests {
             name: "n".repeat(MAX_NODE_NAME_BYTES),
             product: "p".repeat(MAX_PRODUCT_BYTES),
             driver: "d".repeat(MAX_DRIVER_BYTES),
+            allocatable: MAX_GPUS_PER_NODE,
+            used_by_others: MAX_GPUS_PER_NODE,
+            unhealthy: MAX_GPUS_PER_NODE,
+            memory_mib: u64::from(u32::MAX / 2),
+            price_per_gpu_hour: "123456789.123456".to_owned(),
             ..node()
         };
-        let copy = gpu_node(&fixtures::site("site-0123456789abcdef"), &node, &[]);
+        let room =
+            |node: &v1::Node| HUB_DEVICES_BYTES - serde_json::to_vec(&devices::from_wire(&node.devices)).unwrap().len();
+        let mut node = node;
+        node.devices[0].reasons.push(v1::DeviceReason { code: "R".to_owned(), message: String::new() });
+        while room(&node) > 100 {
+            node.devices.push(device(&format!("GPU-{:036}", node.devices.len()), Health::Unhealthy));
+        }
+        node.devices[0].reasons[0].message = "m".repeat(room(&node) - r#","message":"""#.len());
+        assert_eq!((check(&node), room(&node)), (Ok(()), 0));
+        let models = [fixtures::model(&"m".repeat(63), &node.product, 1)];
+        let copy = gpu_node(&fixtures::site("site-0123456789abcdef"), &node, &models);
+        assert_eq!(copy.status.as_ref().unwrap().model.len(), 63);
         let bytes = serde_json::to_vec(&(&copy.spec, &copy.status)).unwrap().len();
         assert!(bytes <= 2_048, "{bytes}");
     }
@@ -213,6 +254,8 @@ mod tests {
             (NodeError::Text, v1::Node { driver: "5\n7".to_owned(), ..node() }),
             (NodeError::Amount, v1::Node { allocatable: 1_000_000, ..node() }),
             (NodeError::Amount, v1::Node { used_by_others: 9, ..node() }),
+            (NodeError::Amount, v1::Node { unhealthy: 1_000_000, ..node() }),
+            (NodeError::Devices, v1::Node { devices: vec![device("GPU-1", Health::Unspecified)], ..node() }),
             (NodeError::Amount, v1::Node { memory_mib: u64::MAX, ..node() }),
             (NodeError::Price, v1::Node { price_per_gpu_hour: "0".to_owned(), ..node() }),
             (NodeError::Price, v1::Node { price_per_gpu_hour: "-1".to_owned(), ..node() }),
@@ -229,6 +272,7 @@ mod tests {
         let site = fixtures::site("site-a");
         let copy = gpu_node(&site, &node(), &[]);
         let busy = gpu_node(&site, &v1::Node { used_by_others: 2, ..node() }, &[]);
+        let sick = gpu_node(&site, &v1::Node { allocatable: 7, unhealthy: 2, ..node() }, &[]);
         let cordoned = gpu_node(&site, &v1::Node { unschedulable: true, ..node() }, &[]);
         let mut decorated = copy.clone();
         decorated.metadata.labels.as_mut().unwrap().insert("team".to_owned(), "x".to_owned());
@@ -242,6 +286,7 @@ mod tests {
             (Some(&decorated), Some(&copy), NodeWrite::Nothing),
             (Some(&unlabelled), Some(&copy), NodeWrite::Apply { spec: true, status: false }),
             (Some(&copy), Some(&busy), NodeWrite::Apply { spec: false, status: true }),
+            (Some(&copy), Some(&sick), NodeWrite::Apply { spec: false, status: true }),
             (Some(&copy), Some(&cordoned), NodeWrite::Apply { spec: true, status: false }),
         ] {
             assert_eq!(node_write(current, wanted), write);

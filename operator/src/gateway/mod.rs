@@ -7,6 +7,7 @@ pub mod args;
 mod ca_secret;
 mod cache;
 mod coalesce;
+mod devices;
 #[cfg(test)]
 mod fixtures;
 mod inventory;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::names::{COMPONENT_GATEWAY, FIELD_MANAGER_GATEWAY, LABEL_COMPONENT};
+use atoll_api::names::{COMPONENT_GATEWAY, FIELD_MANAGER_GATEWAY, LABEL_COMPONENT, LABEL_SITE};
 use atoll_api::{ClusterSlice, GpuModel, GpuNode, Site};
 use atoll_runtime::process::Process;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -115,6 +115,8 @@ impl Gateway {
     /// Follows the watches for as long as it is polled.
     pub async fn follow(&self, client: &kube::Client, namespace: &str) {
         let leases = watcher::Config::default().labels(&format!("{LABEL_COMPONENT}={COMPONENT_GATEWAY}"));
+        // Where a Site shares the API server, its own nodes have no label.
+        let copies = watcher::Config::default().labels(LABEL_SITE);
         let all = watcher::Config::default;
         let registry = &self.registry;
         tokio::join!(
@@ -125,7 +127,7 @@ impl Gateway {
             self.caches
                 .models
                 .follow(watcher(Api::all(client.clone()), all()).default_backoff(), |_| registry.models_changed(),),
-            self.caches.nodes.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |_| {}),
+            self.caches.nodes.follow(watcher(Api::all(client.clone()), copies).default_backoff(), |_| {}),
             self.caches
                 .leases
                 .follow(watcher(Api::namespaced(client.clone(), namespace), leases).default_backoff(), |_| {},),

@@ -116,7 +116,7 @@ pub struct InventoryDelta {
     #[prost(bool, tag = "4")]
     pub more: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -138,6 +138,88 @@ pub struct Node {
     /// USDC per GPU and hour that the supplier asks, a decimal; empty: the model's reference price.
     #[prost(string, tag = "9")]
     pub price_per_gpu_hour: ::prost::alloc::string::String,
+    /// GPUs and instances that may not be given out now; `allocatable` does not count them.
+    #[prost(uint32, tag = "10")]
+    pub unhealthy: u32,
+    /// Those that are not Healthy first, and as many of the others as the limits allow. Empty: only the counts are known.
+    #[prost(message, repeated, tag = "11")]
+    pub devices: ::prost::alloc::vec::Vec<Device>,
+}
+/// A GPU, or an instance of a divided one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Device {
+    /// As the driver gives it.
+    #[prost(string, tag = "1")]
+    pub uuid: ::prost::alloc::string::String,
+    #[prost(enumeration = "device::Health", tag = "2")]
+    pub health: i32,
+    /// Why it is not Healthy, the gravest first.
+    #[prost(message, repeated, tag = "3")]
+    pub reasons: ::prost::alloc::vec::Vec<DeviceReason>,
+    /// Product, where it is another than the node's.
+    #[prost(string, tag = "4")]
+    pub product: ::prost::alloc::string::String,
+    /// MiB of memory, where it is another than the node's; 0: it is not.
+    #[prost(uint64, tag = "5")]
+    pub memory_mib: u64,
+    /// Of an instance, such as "1g.10gb".
+    #[prost(string, tag = "6")]
+    pub profile: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `Device`.
+pub mod device {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Health {
+        Unspecified = 0,
+        Healthy = 1,
+        /// May be given out, and somebody should look at it.
+        Degraded = 2,
+        /// May not be given out.
+        Unhealthy = 3,
+    }
+    impl Health {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "HEALTH_UNSPECIFIED",
+                Self::Healthy => "HEALTH_HEALTHY",
+                Self::Degraded => "HEALTH_DEGRADED",
+                Self::Unhealthy => "HEALTH_UNHEALTHY",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "HEALTH_UNSPECIFIED" => Some(Self::Unspecified),
+                "HEALTH_HEALTHY" => Some(Self::Healthy),
+                "HEALTH_DEGRADED" => Some(Self::Degraded),
+                "HEALTH_UNHEALTHY" => Some(Self::Unhealthy),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceReason {
+    /// A word, such as "RowRemapFailed".
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
 }
 /// What the agent says of one slice. Sent when it changes; the newest one counts.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -30,6 +30,11 @@ fn pod_of(edit: impl FnOnce(&mut serde_json::Value)) -> core::Pod {
     serde_json::from_value(pod).unwrap()
 }
 
+/// Without a word of the device plugin's.
+fn node(node: &core::Node) -> Option<v1::Node> {
+    describe(&node.name_any(), &machine(node), None, 0)
+}
+
 #[test]
 fn a_node_says_what_gpu_feature_discovery_says() {
     let told = node(&node_of(|_| {})).unwrap();
@@ -68,6 +73,81 @@ fn nodes_that_cannot_serve_say_so_and_nodes_without_gpus_are_not_told() {
 }
 
 #[test]
+fn the_lower_of_what_kubelet_and_device_plugin_say_is_offered_and_nothing_is_taken_off_twice() {
+    // Of eight GPUs: capacity and allocatable of the kubelet, Unhealthy ones of the plugin; offered, Unhealthy told.
+    for (capacity, allocatable, sick, offered, unhealthy, what) in [
+        (8, 8, Some(0), Some(8), 0, "all is well"),
+        (8, 8, Some(1), Some(7), 1, "the plugin's word came first"),
+        (8, 7, Some(1), Some(7), 1, "both know"),
+        (8, 7, Some(0), Some(7), 0, "it has recovered, and the kubelet does not give it out yet"),
+        (8, 0, Some(0), Some(0), 0, "the kubelet has lost the plugin"),
+        (0, 0, Some(0), Some(0), 0, "the kubelet does not know the plugin yet"),
+        (8, 0, Some(8), Some(0), 8, "all are sick, and the node is still there to say so"),
+        (8, 8, None, Some(8), 0, "another device plugin"),
+        (8, 6, None, Some(6), 2, "another device plugin, and the kubelet knows of two"),
+        (8, 0, None, Some(0), 8, "another device plugin, and all are sick"),
+        (0, 0, None, None, 0, "no GPUs"),
+    ] {
+        let node = node_of(|node| {
+            node["status"]["capacity"] = json!({"nvidia.com/gpu": capacity.to_string()});
+            node["status"]["allocatable"] = json!({"nvidia.com/gpu": allocatable.to_string()});
+        });
+        let devices = sick.map(|sick| Devices {
+            counted: 8,
+            healthy: 8 - sick,
+            unhealthy: sick,
+            product: "NVIDIA H100 80GB HBM3".to_owned(),
+            memory_mib: 81_559,
+            ..Devices::default()
+        });
+        let told = describe("gpu-1", &machine(&node), devices.as_ref(), 8);
+        assert_eq!(told.as_ref().map(|told| told.allocatable), offered, "{what}");
+        if let Some(told) = told {
+            assert_eq!(told.unhealthy, unhealthy, "{what}");
+            assert_eq!(told.used_by_others, told.allocatable, "{what}: a gateway believes no more than is offered");
+        }
+    }
+}
+
+#[test]
+fn the_device_plugins_word_goes_before_labels_and_the_suppliers_on_it_before_annotations() {
+    let node = node_of(|node| {
+        node["metadata"]["labels"] = json!({});
+        node["metadata"]["annotations"] = json!({"atoll.dev/price-per-gpu-hour": "0.40"});
+    });
+    let mut devices = Devices {
+        counted: 8,
+        healthy: 8,
+        product: "NVIDIA L40S".to_owned(),
+        memory_mib: 46_068,
+        driver: Some("580.95.05".to_owned()),
+        ..Devices::default()
+    };
+    let told = describe("gpu-1", &machine(&node), Some(&devices), 0).unwrap();
+    assert_eq!((told.product.as_str(), told.memory_mib, told.driver.as_str()), ("NVIDIA L40S", 46_068, "580.95.05"));
+    assert_eq!((told.price_per_gpu_hour.as_str(), told.unschedulable), ("0.4", false));
+    devices.price = MicroUsd::parse("0.5").ok();
+    devices.unschedulable = true;
+    let told = describe("gpu-1", &machine(&node), Some(&devices), 0).unwrap();
+    assert_eq!((told.price_per_gpu_hour.as_str(), told.unschedulable), ("0.5", true));
+    devices.counted = 0;
+    assert!(describe("gpu-1", &machine(&node), Some(&devices), 0).is_none(), "its devices are of another resource");
+}
+
+#[test]
+fn devices_may_come_before_their_node_and_stay_while_it_is_away() {
+    let mut facts = Facts::default();
+    let devices = Devices { counted: 8, healthy: 7, product: "p".to_owned(), ..Devices::default() };
+    assert!(facts.set_devices("gpu-1", Some(devices)).is_empty());
+    for _ in 0..2 {
+        assert_eq!(facts.set_machine("gpu-1", Some(machine(&node_of(|_| {})))).len(), 1);
+        assert_eq!(facts.nodes()["gpu-1"].allocatable, 7);
+        assert_eq!(facts.set_machine("gpu-1", None).len(), 1);
+        assert!(facts.nodes().is_empty());
+    }
+}
+
+#[test]
 fn only_living_pods_of_others_on_a_node_use_its_gpus() {
     let on = |gpus| Some(("gpu-1".to_owned(), gpus));
     let cases: [(Edit, Option<(String, u32)>); 8] = [
@@ -97,10 +177,11 @@ fn only_living_pods_of_others_on_a_node_use_its_gpus() {
 fn pods_seen_before_their_node_count_when_it_comes() {
     let mut facts = Facts::default();
     assert_eq!(facts.set_pod("n/p", Some(("gpu-1".into(), 3))), BTreeSet::new());
-    assert!(facts.set_node("gpu-1", node(&node_of(|_| {}))));
+    let this = BTreeSet::from(["gpu-1".to_owned()]);
+    assert_eq!(facts.set_machine("gpu-1", Some(machine(&node_of(|_| {})))), this);
     assert_eq!(facts.nodes()["gpu-1"].used_by_others, 3);
-    assert!(!facts.set_node("gpu-1", node(&node_of(|_| {}))), "the same again is no news");
-    assert_eq!(facts.set_pod("n/p", None), BTreeSet::from(["gpu-1".to_owned()]));
+    assert!(facts.set_machine("gpu-1", Some(machine(&node_of(|_| {})))).is_empty(), "the same again is no news");
+    assert_eq!(facts.set_pod("n/p", None), this);
     assert_eq!(facts.nodes()["gpu-1"].used_by_others, 0);
 }
 
@@ -111,8 +192,7 @@ proptest! {
     ) {
         let mut facts = Facts::default();
         for name in ["0", "1", "2"] {
-            let described = node(&node_of(|_| {})).map(|node| v1::Node { name: name.into(), ..node });
-            facts.set_node(name, described);
+            facts.set_machine(name, Some(machine(&node_of(|_| {}))));
         }
         let mut pods = BTreeMap::new();
         for (pod, holds) in steps {
@@ -126,7 +206,7 @@ proptest! {
         }
         for (name, node) in facts.nodes() {
             let sum: u32 = pods.values().flatten().filter(|(on, _)| on == name).map(|(_, gpus)| gpus).sum();
-            prop_assert_eq!(node.used_by_others, sum);
+            prop_assert_eq!(node.used_by_others, sum.min(node.allocatable));
         }
     }
 }

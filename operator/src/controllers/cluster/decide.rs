@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use atoll_api::conditions::member_reason;
 use atoll_api::{Cluster, ClusterSlice, ClusterStatus, PlacementStatus};
 use atoll_convert::{ClusterTerms, cluster_state, committed, holdings, orphan_state, slice_state};
 use atoll_core::cluster::{self as core, Member, SliceAction, Step};
@@ -15,7 +16,7 @@ use super::entry::{Entry, Order};
 use super::notes::notes;
 use super::slices::{Wanted, build};
 use super::state::{Now, State};
-use super::status::{Facts, compose, invalid, is_transition};
+use super::status::{Ailing, Facts, compose, invalid, is_transition};
 use super::writer::{Job, SliceWrite};
 
 /// Between two writes of a status that only tell numbers and words.
@@ -373,12 +374,35 @@ impl State {
             refusal: refusal.as_ref(),
             epoch,
             placement,
+            ailing: &self.ailing(uid),
             endpoint: self.endpoint(uid, object, terms),
             now: verdict.now.wall,
         };
         let name_of =
             |site: &str| self.inventory.site(site).map_or_else(|| site.to_owned(), |site| site.display.clone());
         compose(&object.status.clone().unwrap_or_default(), &facts, &name_of)
+    }
+
+    /// Members that run on GPUs that are Unhealthy, as their Sites say.
+    fn ailing(&self, uid: &str) -> Vec<Ailing> {
+        let slices = self.entries.get(uid).into_iter().flat_map(|entry| entry.slices.values());
+        let members = slices.flat_map(|slice| {
+            let members = slice.status.iter().flat_map(|status| &status.members);
+            members.map(|member| (slice.spec.site.as_str(), member))
+        });
+        let ailing = members.filter(|(_, member)| {
+            member.reason.as_deref() == Some(member_reason::GPU_UNHEALTHY) && !member.phase.has_ended()
+        });
+        let mut ailing: Vec<Ailing> = ailing
+            .map(|(site, member)| Ailing {
+                rank: member.rank,
+                site: site.to_owned(),
+                node: member.node.clone().unwrap_or_default(),
+                what: member.message.clone().unwrap_or_default(),
+            })
+            .collect();
+        ailing.sort();
+        ailing
     }
 
     /// Address of rank 0 where members look for it.

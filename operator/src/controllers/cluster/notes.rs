@@ -51,6 +51,14 @@ pub fn notes(old: &ClusterStatus, new: &ClusterStatus) -> Vec<Note> {
     if let Some(now) = moved(types::PLACED).filter(|now| now.status == "False") {
         notes.push(Note { warning: true, reason: now.reason.clone(), text: now.message.clone() });
     }
+    // Each further member that is concerned is news.
+    if let Some(now) = conditions::condition(&new.conditions, types::GPUS_HEALTHY) {
+        let before = conditions::condition(&old.conditions, types::GPUS_HEALTHY);
+        let ailing = now.status == "False";
+        if before.is_none_or(|before| before.status != now.status || ailing && before.message != now.message) {
+            notes.push(Note { warning: ailing, reason: now.reason.clone(), text: now.message.clone() });
+        }
+    }
     if let Some(now) = moved(types::READY) {
         let lost = now.reason == conditions::cluster_reason::SITE_LOST;
         if now.status == "True" || lost {
@@ -104,6 +112,19 @@ mod tests {
         assert_eq!(notes(&none, &first).len(), 1);
         assert!(notes(&first, &later).is_empty());
         assert_eq!(notes(&later, &other)[0].reason, "NoSuchGPU");
+    }
+
+    #[test]
+    fn each_member_on_an_unhealthy_gpu_is_told_and_so_is_the_end_of_it() {
+        let of = |healthy, reason, message| with(types::GPUS_HEALTHY, healthy, reason, message);
+        let (none, one) = (ClusterStatus::default(), of(false, "GPUUnhealthy", "rank 0"));
+        let (two, well) = (of(false, "GPUUnhealthy", "rank 0; rank 3"), of(true, "AllHealthy", "none"));
+        for (old, new, told) in
+            [(&none, &one, 1), (&one, &one, 0), (&one, &two, 1), (&two, &well, 1), (&well, &well, 0), (&none, &none, 0)]
+        {
+            assert_eq!(notes(old, new).len(), told, "{old:?} {new:?}");
+        }
+        assert!(notes(&none, &one)[0].warning && !notes(&one, &well)[0].warning);
     }
 
     #[test]

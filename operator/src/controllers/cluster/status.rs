@@ -23,6 +23,9 @@ mod state {
     pub(super) const FAILED: &str = "Failed";
 }
 
+/// Most characters of a message that lists names.
+const LONGEST: usize = 500;
+
 /// What a status is made of.
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -40,10 +43,25 @@ pub struct Facts<'a> {
     pub epoch: u64,
     /// The commit.
     pub placement: Option<PlacementStatus>,
+    /// Members on GPUs that are Unhealthy, in order of rank.
+    pub ailing: &'a [Ailing],
     /// Address of rank 0, when its Site says so.
     pub endpoint: Option<String>,
     /// Now.
     pub now: Timestamp,
+}
+
+/// A member that holds a GPU that is Unhealthy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ailing {
+    /// Its rank.
+    pub rank: i32,
+    /// Name of its Site.
+    pub site: String,
+    /// Name of its Node there.
+    pub node: String,
+    /// Which GPU, and what is wrong with it, as the Site says.
+    pub what: String,
 }
 
 /// What the Cluster's conditions say, in one place.
@@ -83,7 +101,7 @@ pub fn compose(old: &ClusterStatus, facts: &Facts<'_>, name_of: &dyn Fn(&str) ->
     status.selector = Some(format!("{LABEL_CLUSTER_UID}={}", facts.uid));
     status.message = Some(story.message.clone());
     status.placement.clone_from(&facts.placement);
-    set_conditions(&mut status.conditions, facts, placed, &story);
+    set_conditions(&mut status.conditions, facts, placed, &story, name_of);
     status
 }
 
@@ -116,7 +134,13 @@ pub fn is_transition(old: &ClusterStatus, new: &ClusterStatus) -> bool {
         || shape(old) != shape(new)
 }
 
-fn set_conditions(conditions: &mut Vec<Condition>, facts: &Facts<'_>, placed: u32, story: &Story) {
+fn set_conditions(
+    conditions: &mut Vec<Condition>,
+    facts: &Facts<'_>,
+    placed: u32,
+    story: &Story,
+    name_of: &dyn Fn(&str) -> String,
+) {
     let (generation, now) = (facts.generation, facts.now);
     let mut set = |type_: &str, holds: bool, reason: &str, message: &str| {
         conditions::set_condition(conditions, type_, holds, reason, message, generation, now);
@@ -136,6 +160,33 @@ fn set_conditions(conditions: &mut Vec<Condition>, facts: &Facts<'_>, placed: u3
         let message = if suspended { "spec.suspend is true" } else { "spec.suspend is false" };
         conditions::set_condition(conditions, types::SUSPENDED, suspended, reason::SUSPENDED, message, generation, now);
     }
+    let well = facts.ailing.is_empty();
+    if !well || conditions::condition(conditions, types::GPUS_HEALTHY).is_some() {
+        let reason = if well { reason::ALL_HEALTHY } else { reason::GPU_UNHEALTHY };
+        let message = ailing_words(facts.ailing, name_of);
+        conditions::set_condition(conditions, types::GPUS_HEALTHY, well, reason, &message, generation, now);
+    }
+}
+
+/// The first of them in full, the others as a number.
+fn ailing_words(ailing: &[Ailing], name_of: &dyn Fn(&str) -> String) -> String {
+    const TOLD: usize = 3;
+    if ailing.is_empty() {
+        return "no member runs on a GPU that is Unhealthy".to_owned();
+    }
+    let told = ailing.iter().take(TOLD);
+    let told = told.map(|member| {
+        format!(
+            "rank {} on {} of {}: {}",
+            member.rank,
+            member.node,
+            name_of(&member.site),
+            clip(member.what.clone(), 140)
+        )
+    });
+    let more = ailing.len().saturating_sub(TOLD);
+    let more = (more > 0).then(|| format!("and {more} more members"));
+    told.chain(more).collect::<Vec<_>>().join("; ")
 }
 
 fn story(facts: &Facts<'_>, placed: u32, name_of: &dyn Fn(&str) -> String) -> Story {
@@ -184,7 +235,7 @@ fn placed_words(
             terms.count,
             sites.join(", "),
         );
-        return (reason::SITE_LOST, clip(message));
+        return (reason::SITE_LOST, clip(message, LONGEST));
     }
     if let Some(refusal) = facts.refusal {
         let message = format!("{placed} of {} members are placed. For the others: {}", terms.count, refusal.message());
@@ -242,7 +293,10 @@ fn ended(end: End, terms: &Terms, step: &Step, name_of: &dyn Fn(&str) -> String)
         End::MembersLost => {
             let sites: Vec<String> = step.tally.lost_sites.iter().map(|site| name_of(site)).collect();
             let place = if sites.is_empty() { "a Site".to_owned() } else { sites.join(", ") };
-            (reason::MEMBERS_LOST, clip(format!("members were lost with {place} and the disconnection policy is Fail")))
+            (
+                reason::MEMBERS_LOST,
+                clip(format!("members were lost with {place} and the disconnection policy is Fail"), LONGEST),
+            )
         }
     }
 }
@@ -273,6 +327,6 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn clip(text: String) -> String {
-    if text.chars().count() <= 500 { text } else { text.chars().take(499).chain(['…']).collect() }
+fn clip(text: String, most: usize) -> String {
+    if text.chars().count() <= most { text } else { text.chars().take(most - 1).chain(['…']).collect() }
 }

@@ -10,7 +10,7 @@ use atoll_core::placement::{self, Refusal, Request};
 use atoll_core::words::{Selection, Span, Trust, Workload};
 use jiff::Timestamp;
 
-use super::status::{Facts, compose, invalid, is_transition};
+use super::status::{Ailing, Facts, compose, invalid, is_transition};
 
 fn terms(kind: Kind, count: u32, min: u32) -> Terms {
     Terms { kind, count, min, backoff_limit: 6, duration: None, ttl: None, suspend: false, policy: Policy::Replace }
@@ -61,6 +61,17 @@ fn status(
     placed: i32,
     at: i64,
 ) -> ClusterStatus {
+    status_with(old, terms, step, (refusal, &[]), placed, at)
+}
+
+fn status_with(
+    old: &ClusterStatus,
+    terms: &Terms,
+    step: &Step,
+    (refusal, ailing): (Option<&Refusal>, &[Ailing]),
+    placed: i32,
+    at: i64,
+) -> ClusterStatus {
     let facts = Facts {
         uid: "u",
         generation: Some(3),
@@ -69,6 +80,7 @@ fn status(
         refusal,
         epoch: 1,
         placement: (placed > 0).then(|| placement(placed)),
+        ailing,
         endpoint: None,
         now: Timestamp::from_second(at).unwrap(),
     };
@@ -175,4 +187,33 @@ fn a_spec_that_cannot_be_understood_keeps_what_is_held() {
     assert_eq!(bad.placement, running.placement);
     let ready = conditions::condition(&bad.conditions, types::READY).unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", reason::INVALID));
+}
+
+#[test]
+fn members_on_unhealthy_gpus_are_named_and_change_nothing_else() {
+    let pods = terms(Kind::Pods, 4, 4);
+    let ailing = |ranks: std::ops::Range<i32>| -> Vec<Ailing> {
+        let one = |rank| Ailing {
+            rank,
+            site: "a".to_owned(),
+            node: "n".to_owned(),
+            what: format!("GPU-{rank} is Unhealthy, RowRemapFailed: {}", "replace it ".repeat(40)),
+        };
+        ranks.map(one).collect()
+    };
+    let with = |old: &ClusterStatus, ailing: &[Ailing], at| status_with(old, &pods, &step(4, 4), (None, ailing), 4, at);
+    let well = with(&ClusterStatus::default(), &[], 100);
+    assert!(conditions::condition(&well.conditions, types::GPUS_HEALTHY).is_none(), "nothing to say");
+    let sick = with(&well, &ailing(0..5), 200);
+    assert!(is_transition(&well, &sick));
+    assert_eq!(told(&sick), told(&well));
+    let said = conditions::condition(&sick.conditions, types::GPUS_HEALTHY).unwrap();
+    assert_eq!((said.status.as_str(), said.reason.as_str()), ("False", reason::GPU_UNHEALTHY));
+    assert!(said.message.starts_with("rank 0 on n of A: GPU-0 is Unhealthy, RowRemapFailed"), "{}", said.message);
+    assert!(said.message.contains("rank 2 on") && said.message.ends_with("; and 2 more members"), "{}", said.message);
+    assert!(said.message.len() < 1_000);
+    assert_eq!(with(&sick, &ailing(0..5), 300), sick, "told once");
+    let recovered = with(&sick, &[], 400);
+    let said = conditions::condition(&recovered.conditions, types::GPUS_HEALTHY).unwrap();
+    assert_eq!((said.status.as_str(), said.reason.as_str()), ("True", reason::ALL_HEALTHY));
 }
