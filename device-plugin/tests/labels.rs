@@ -49,7 +49,7 @@ impl Backend for Quiet {
     }
 
     fn sample(&mut self, _: &Device) -> Result<Sample, BackendError> {
-        std::thread::park_timeout(Duration::from_millis(10));
+        std::thread::park_timeout(Duration::from_millis(60));
         let reading = Reading { processes: Some(Vec::new()), memory_used_mib: Some(0), ..Reading::default() };
         Ok(Sample { reading, ..Sample::default() })
     }
@@ -98,9 +98,9 @@ async fn no_sample_carries_a_pod_that_did_not_hold_the_device() {
     let image = node.import_torch_demo().await.unwrap();
     let (nodes, pods): (Api<Node>, Api<Pod>) = (Api::all(plane.client()), Api::namespaced(plane.client(), "default"));
 
-    // The plugin, sampling as fast as it may.
+    // The plugin. Its samples take about half of the time, so that many pods come and go within one.
     let clock: engine::Clock = Arc::new(boot_time);
-    let engine = engine::start(Box::new(Quiet), Duration::from_millis(100), Arc::clone(&clock)).unwrap();
+    let engine = engine::start(Box::new(Quiet), Duration::from_millis(500), Arc::clone(&clock)).unwrap();
     let options = KubeletOptions {
         plugin_dir: node.device_plugin_dir(),
         pod_resources_socket: node.pod_resources_socket(),
@@ -145,10 +145,10 @@ async fn no_sample_carries_a_pod_that_did_not_hold_the_device() {
         }
     });
 
-    // Fewer names than pods at once, so that each is soon made anew, mostly on another device.
+    // As many names as pods at once, each made anew as soon as it is gone, on the same device or another.
     let lives: Mutex<Vec<Life>> = Mutex::default();
     let devices: Mutex<BTreeSet<(String, String)>> = Mutex::default();
-    let lines = (0..GPUS - 1).map(async |line| {
+    let queues = (0..GPUS - 1).map(async |line| {
         for _ in 0..starts.div_ceil(GPUS as usize - 1) {
             let name = format!("train-{line}");
             let asked = boot_time();
@@ -179,7 +179,7 @@ async fn no_sample_carries_a_pod_that_did_not_hold_the_device() {
             lives.lock().unwrap().iter_mut().filter(|life| life.uid == uid).for_each(|life| life.gone = Some(gone));
         }
     });
-    join_all(lines).await;
+    join_all(queues).await;
     stop.cancel();
     let (rounds, labels) = labels.await.unwrap();
 
