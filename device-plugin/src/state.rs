@@ -34,6 +34,8 @@ pub struct Round {
     pub samples: Vec<(Arc<Device>, Arc<Sample>)>,
     /// XIDs since this process started, as (device, XID, count).
     pub xids: Vec<(DeviceId, u32, u64)>,
+    /// The last XID of each device that had one since this process started.
+    pub last_xids: Vec<(DeviceId, u32)>,
 }
 
 /// Who holds a device, as the kubelet says.

@@ -200,11 +200,11 @@ impl Search<'_> {
     /// All choices that begin with what is chosen and go on with candidates from `first`.
     fn from(&mut self, first: usize, nearness: u64, cost: u64) {
         let depth = self.chosen.len();
-        let last = depth + 1 == self.size;
+        let complete = depth + 1 == self.size;
         for at in first..=self.count + depth - self.size {
             let nearness = nearness + self.near[depth][at];
             let cost = cost + self.cost[at];
-            if last {
+            if complete {
                 let better = match &self.best {
                     None => true,
                     Some((best, least, _)) => nearness > *best || (nearness == *best && cost < *least),

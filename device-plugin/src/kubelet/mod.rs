@@ -4,7 +4,7 @@
 //! held ([`offers`]); the files that containers are given devices by are written before the kubelet hears of a device
 //! ([`cdi`]); each resource keeps itself registered for as long as it has devices ([`registration`]).
 
-mod api;
+pub mod api;
 pub mod cdi;
 mod dial;
 mod directory;
@@ -22,7 +22,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{BackendError, ContainerEdits, DeviceId};
@@ -31,10 +32,10 @@ use crate::state::NodeDevices;
 pub use pod_resources::{PodResources, PodResourcesError};
 
 use cdi::SpecFile;
-use holding::Holding;
-use offers::Offers;
-use registration::{Plugin, Registrations};
-use resources::Resources;
+use holding::{Answer, Gone, Names, Question};
+use registration::Plugin;
+use resources::{ResourceName, Resources};
+use service::Shared;
 
 /// Where the kubelet is, and what its pods may ask for.
 #[derive(Clone, Debug)]
@@ -105,5 +106,103 @@ pub async fn serve<P: Prepare>(
     registered: watch::Sender<BTreeMap<String, Registered>>,
     stop: CancellationToken,
 ) -> Result<(), KubeletError> {
-    todo!()
+    // Whatever ends this ends all that it started.
+    let stop = stop.child_token();
+    let _end = stop.clone().drop_guard();
+    directory::remove_abandoned(&options.plugin_dir).await;
+    let folder = directory::follow(options.plugin_dir.clone(), stop.clone())
+        .map_err(|source| KubeletError::Watch { dir: options.plugin_dir.clone(), source })?;
+
+    let file = Arc::new(Mutex::new(SpecFile::new(options.cdi_dir, options.cdi_kind)));
+    let (ready, mut is_ready) = watch::channel(None);
+    tokio::spawn(cdi::follow(Arc::clone(&file), prepare.clone(), devices.clone(), ready, stop.clone()));
+
+    let pod_resources = PodResources::new(options.pod_resources_socket, options.resources.clone());
+    let (question, questions) = watch::channel(Question::default());
+    let (answer, mut answers) = watch::channel(Answer::default());
+    tokio::spawn(holding::follow(pod_resources, questions, answer, stop.clone()));
+
+    let (offered, offers) = watch::channel(Arc::default());
+    let shared = Arc::new(Shared { prepare, file, offers, allocated });
+    let mut plugins =
+        Plugins { dir: options.plugin_dir, shared, registered, folder, stop: stop.clone(), running: BTreeMap::new() };
+    let mut gone = Gone::default();
+    loop {
+        let now = Arc::clone(&devices.borrow_and_update());
+        let ready = is_ready.borrow_and_update().clone();
+        // At the start devices are not told as sick only because nobody was asked yet how containers use them.
+        if let Some(ready) = ready {
+            let withheld =
+                now.devices.iter().map(|state| &state.device.id).filter(|id| !ready.contains(*id)).cloned().collect();
+            let present = offers::offers(&options.resources, &now, &withheld, &Names::new());
+            gone.present(offers::names(&present).collect());
+            gone.answered(&answers.borrow_and_update());
+            question.send_if_modified(|question| std::mem::replace(question, gone.question()) != gone.question());
+            let offers = if gone.names().is_empty() {
+                present
+            } else {
+                offers::offers(&options.resources, &now, &withheld, gone.names())
+            };
+            let names: Vec<_> = offers.keys().cloned().collect();
+            offered.send_if_modified(|old| {
+                let changed = **old != offers;
+                *old = Arc::new(offers);
+                changed
+            });
+            plugins.run(&names).await;
+        }
+        tokio::select! {
+            // Of those that end together, the end is looked at first.
+            biased;
+            () = stop.cancelled() => break,
+            changed = devices.changed() => if changed.is_err() { return Err(KubeletError::NoDevices) },
+            changed = is_ready.changed() => if changed.is_err() { return Err(KubeletError::NoDevices) },
+            // Only ends with the process.
+            Ok(()) = answers.changed() => {}
+        }
+    }
+    plugins.run(&[]).await;
+    Ok(())
 }
+
+/// One task per resource that has devices.
+struct Plugins<P> {
+    dir: PathBuf,
+    shared: Arc<Shared<P>>,
+    registered: watch::Sender<BTreeMap<String, Registered>>,
+    folder: watch::Receiver<u64>,
+    stop: CancellationToken,
+    running: BTreeMap<ResourceName, (CancellationToken, JoinHandle<()>)>,
+}
+
+impl<P: Prepare> Plugins<P> {
+    /// Starts those that are missing, and ends those that are too many: the kubelet gets their last, empty list, and
+    /// forgets the resource after some minutes.
+    async fn run(&mut self, names: &[ResourceName]) {
+        let many: Vec<_> = self.running.keys().filter(|name| !names.contains(name)).cloned().collect();
+        let ended: Vec<_> = many.iter().filter_map(|name| self.running.remove(name)).collect();
+        for (stop, _) in &ended {
+            stop.cancel();
+        }
+        for (_, task) in ended {
+            // It only fails by a panic, which has been printed.
+            let _ = task.await;
+        }
+        for name in names {
+            if !self.running.contains_key(name) {
+                let plugin = Plugin {
+                    resource: name.clone(),
+                    dir: self.dir.clone(),
+                    shared: Arc::clone(&self.shared),
+                    registered: self.registered.clone(),
+                };
+                let stop = self.stop.child_token();
+                let task = tokio::spawn(plugin.run(self.folder.clone(), stop.clone()));
+                self.running.insert(name.clone(), (stop, task));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

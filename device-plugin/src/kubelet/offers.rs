@@ -146,8 +146,7 @@ mod tests {
         let mut devices = node(vec![state("a", State::Healthy)]);
         for (id, profile) in [("m1", "1g.10gb"), ("m2", "3g.40gb"), ("m3", "1g.10gb")] {
             let instance = Instance { profile: profile.to_owned(), ..Instance::default() };
-            let device =
-                Device { id: id.into(), gpu: "b".into(), instance: Some(instance), ..Device::default() };
+            let device = Device { id: id.into(), gpu: "b".into(), instance: Some(instance), ..Device::default() };
             devices.devices.push(DeviceState { device: Arc::new(device), verdict: Verdict::default() });
         }
         let expected = ["nvidia.com/gpu: a", "nvidia.com/mig-1g.10gb: m1 m3", "nvidia.com/mig-3g.40gb: m2"];

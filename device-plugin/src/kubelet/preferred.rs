@@ -78,10 +78,8 @@ impl Choice {
 
 fn nearness(a: &Device, b: &Device) -> Nearness {
     let link = a.links.iter().find(|link| link.to == b.gpu);
-    let bus = link.map_or_else(
-        || if a.numa.is_some() && a.numa == b.numa { Bus::Node } else { Bus::System },
-        |link| link.bus,
-    );
+    let bus = link
+        .map_or_else(|| if a.numa.is_some() && a.numa == b.numa { Bus::Node } else { Bus::System }, |link| link.bus);
     Nearness {
         same_model: a.product == b.product,
         links: link.map_or(0, |link| link.nvlinks),

@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn what_the_kubelet_would_refuse_is_refused() {
-        for name in ["gpu", "kubernetes.io/gpu", "a.kubernetes.io/gpu", "requests.a/gpu", "A.com/gpu", "a.com/", "a/-b"] {
+        for name in ["gpu", "kubernetes.io/gpu", "a.kubernetes.io/gpu", "requests.a/gpu", "A.com/gpu", "a.com/", "a/-b"]
+        {
             assert!(name.parse::<ResourceName>().is_err(), "{name}");
         }
         for rule in ["nvidia.com/h100", "=nvidia.com/h100", "x=h100"] {

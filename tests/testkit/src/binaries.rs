@@ -21,6 +21,12 @@ pub fn path(name: &str) -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { Err(Error::MissingBinary { name: name.to_owned(), dir }) }
 }
 
+/// The library with NVML's C interface and GPUs that exist only in it (`tests/fake-nvml`), to be loaded by its path.
+pub fn fake_nvml() -> Result<PathBuf> {
+    // Every build puts it into deps, that of the workspace also beside the programs, where it may be older.
+    path("deps/libatoll_fake_nvml.so").or_else(|_| path("libatoll_fake_nvml.so"))
+}
+
 /// Tests are in `target/<profile>/deps`, examples in `…/examples`, programs beside those folders.
 fn profile_dir(exe: &Path) -> &Path {
     let dir = exe.parent().unwrap_or(exe);

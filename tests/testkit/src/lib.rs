@@ -24,6 +24,7 @@ pub mod tools;
 pub mod wait;
 
 pub use audit::{Audit, AuditEvent};
+pub use binaries::fake_nvml;
 pub use controlplane::{AuditLevel, ControlPlane, ControlPlaneOptions};
 pub use error::{Error, Result};
 pub use kwok::Kwok;

@@ -12,7 +12,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use k8s_openapi::api::core::v1::Node;
@@ -240,6 +240,12 @@ impl RealNode {
         self.scratch.join("var-lib/kubelet/pod-resources/kubelet.sock")
     }
 
+    /// Where the container runtime reads files of the Container Device Interface.
+    #[must_use]
+    pub fn cdi_dir(&self) -> PathBuf {
+        self.scratch.join("cdi")
+    }
+
     /// The container runtime's socket. Process ids that it gives are those inside the node.
     #[must_use]
     pub fn runtime_socket(&self) -> PathBuf {
@@ -262,6 +268,26 @@ impl RealNode {
     #[must_use]
     pub fn kubelet(&self) -> &ManagedProcess {
         &self.kubelet
+    }
+
+    /// Kills the kubelet, starts it again and waits for its socket for device plugins; gives when that was made.
+    pub async fn restart_kubelet(&self) -> Result<SystemTime> {
+        use std::os::unix::fs::MetadataExt as _;
+        let socket = self.device_plugin_dir().join("kubelet.sock");
+        let identity = || {
+            let data = fs::metadata(&socket).map_err(|error| error.to_string())?;
+            Ok::<_, String>((data.ino(), data.modified().map_err(|error| error.to_string())?))
+        };
+        let before = identity().ok();
+        self.kubelet.restart().await?;
+        eventually("the kubelet's socket for device plugins", START_LIMIT, async || {
+            if let Err(error) = self.kubelet.check_running() {
+                return Ok(Err(error));
+            }
+            let now = identity()?;
+            if Some(now) == before { Err("the old one".to_owned()) } else { Ok(Ok(now.1)) }
+        })
+        .await?
     }
 
     /// containerd's process; containers outlive it.

@@ -130,13 +130,13 @@ fn gpus(count: usize) -> Vec<Group> {
 }
 
 /// Pseudo-random, the same in every run.
-fn scrambled(count: usize, seed: u64) -> Topology {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+fn scrambled(count: usize, seed: u32) -> Topology {
+    let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
     Topology::new(count, |_, _| {
         state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        Nearness { same_model: state % 5 > 0, links: (state >> 8) as u32 % 5, bus: (state >> 16) as u32 % 6 }
+        state ^= state >> 17;
+        state ^= state << 5;
+        Nearness { same_model: !state.is_multiple_of(5), links: (state >> 8) % 5, bus: (state >> 16) % 6 }
     })
 }
 

@@ -29,6 +29,7 @@ sandbox = "{PAUSE}"
 [plugins."io.containerd.cri.v1.runtime"]
 # Lowering it is refused on machines that are containers themselves.
 restrict_oom_score_adj = true
+cdi_spec_dirs = ["{dir}/cdi"]
 
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["/usr/lib/cni"]
