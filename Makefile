@@ -75,5 +75,11 @@ bench-packing: ## GPUs left over on a full cluster; needs the openb trace (ATOLL
 	$(CARGO) build --release --workspace --bins
 	target/release/bench-packing
 
+.PHONY: bench-devices
+bench-devices: ## The device plugin on GPUs that a library plays; writes target/bench/devices.json
+	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release -p atoll-fake-nvml
+	target/release/bench-devices
+
 .PHONY: bench
-bench: bench-apply bench-scheduler bench-packing ## All benchmarks
+bench: bench-apply bench-scheduler bench-packing bench-devices ## All benchmarks
