@@ -60,6 +60,7 @@ fuzz-scheduler: tools ## Compare 1,000,000 pairs of pod and node with kube-sched
 .PHONY: demo
 demo: tools ## A network on this machine, step by step; CHECK=1: verify, time and clean up
 	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release -p atoll-fake-nvml
 	target/release/atoll-demo $(if $(CHECK),--check)
 
 .PHONY: bench-apply

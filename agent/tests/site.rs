@@ -5,10 +5,10 @@ mod hub;
 
 use std::time::Duration;
 
-use atoll_api::Gang;
 use atoll_api::conditions::member_reason;
 use atoll_api::gang::{GangNode, GangPhase, GangStatus};
-use atoll_api::names::ANNOTATION_EPOCH;
+use atoll_api::names::{ANNOTATION_EPOCH, LABEL_SITE};
+use atoll_api::{Gang, GpuNode, GpuNodeSpec};
 use atoll_testkit::process::{ManagedProcess, ProcessSpec};
 use atoll_testkit::wait::{eventually, wait_for, wait_gone};
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, Kwok, NodeProfile, nodes, require};
@@ -212,6 +212,62 @@ async fn a_slice_runs_survives_its_agent_loses_a_member_and_goes() {
     let log = std::fs::read_to_string(site.agent.log()).unwrap();
     assert!(!log.contains("forbidden"), "the agent's rights do not suffice:\n{log}");
     assert!(site.agent.terminate(LIMIT).await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_gpu_leaves_the_inventory_at_once_and_its_member_is_reported() {
+    require!(Core);
+    let mut site = Site::start("agent-sick").await;
+    let (namespace, _) = site.run_one("sick").await;
+    let api: Api<GpuNode> = Api::all(site.plane.client());
+    let status = |sick: bool| {
+        let devices = (0..8).map(|index| {
+            let mut device = json!({"uuid": format!("GPU-{index}"), "index": index, "resource": "nvidia.com/gpu"});
+            if sick && index == 3 {
+                device["health"] = "Unhealthy".into();
+                device["reasons"] = json!([{"code": "RowRemapFailed", "message": "replace it"}]);
+                device["holders"] = json!([{"namespace": namespace, "pod": "sick-0-1"}]);
+            }
+            device
+        });
+        let devices: Vec<_> = devices.collect();
+        json!({"status": {"product": "NVIDIA H100 80GB HBM3", "memoryMib": 81_559, "driver": "580", "devices": devices,
+                          "unhealthy": i32::from(sick)}})
+    };
+    api.create(&PostParams::default(), &GpuNode::new("h100-0", GpuNodeSpec::default())).await.unwrap();
+    // A hub's copy on the same API server is none of its business.
+    let mut copy = GpuNode::new("site-b.h100-1", GpuNodeSpec::default());
+    copy.metadata.labels = Some([(LABEL_SITE.to_owned(), "site-b".to_owned())].into());
+    api.create(&PostParams::default(), &copy).await.unwrap();
+    for (sick, offered) in [(false, 8), (true, 7), (false, 8)] {
+        let start = std::time::Instant::now();
+        api.patch_status("h100-0", &PatchParams::default(), &Patch::Merge(status(sick))).await.unwrap();
+        let (mut told, mut reported) = (None, false);
+        let wanted = if sick { member_reason::GPU_UNHEALTHY } else { "" };
+        site.hub
+            .hear("what became of the GPU", |message| {
+                match message {
+                    agent_message::Message::Inventory(delta) => {
+                        assert!(delta.nodes.iter().all(|node| node.name == "h100-0") || delta.full, "{delta:?}");
+                        let node = delta.nodes.into_iter().find(|node| node.driver == "580" && !delta.full);
+                        told = node.filter(|node| node.allocatable == offered).or(told.take());
+                    }
+                    agent_message::Message::SliceReport(report) => {
+                        reported = report.members.iter().all(|member| member.reason == wanted);
+                    }
+                    _ => {}
+                }
+                // Only a change is reported.
+                (told.is_some() && (reported || offered == 8 && !sick)).then_some(())
+            })
+            .await;
+        eprintln!("from the GPUNode to what the hub hears: {:?}", start.elapsed());
+        let told = told.unwrap();
+        assert_eq!((told.unhealthy, told.devices.len()), (u32::from(sick), 8));
+        assert_eq!(told.devices[0].uuid, if sick { "GPU-3" } else { "GPU-0" }, "the sick one first");
+    }
+    let log = std::fs::read_to_string(site.agent.log()).unwrap();
+    assert!(!log.contains("forbidden"), "the agent's rights do not suffice:\n{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,7 +91,8 @@ async fn network(plane: &ControlPlane) {
         plane,
         name,
         json!({
-            "apiVersion": "atoll.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": name}, "spec": {},
+            "apiVersion": "atoll.dev/v1alpha1", "kind": "GPUNode",
+            "metadata": {"name": name, "labels": {"atoll.dev/site": "site-0123456789abcdef"}}, "spec": {},
             "status": {"site": "site-0123456789abcdef", "node": "n1", "model": "h100-sxm5-80gb",
                        "memoryMib": 81559, "allocatable": 8, "ready": true},
         }),

@@ -88,7 +88,8 @@ impl Hub {
         let params = PatchParams::apply(FIELD_MANAGER_GATEWAY).force();
         for n in 0..nodes {
             let object = format!("{name}.n{n}");
-            let head = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": object}, "spec": {}});
+            let metadata = json!({"name": object, "labels": {"atoll.dev/site": name}});
+            let head = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "GPUNode", "metadata": metadata, "spec": {}});
             api.patch(&object, &params, &Patch::Apply(&head)).await.unwrap();
             let status = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "GPUNode", "status": {
                 "site": name, "node": format!("n{n}"), "model": "h100-sxm5-80gb", "product": "NVIDIA H100 80GB HBM3",

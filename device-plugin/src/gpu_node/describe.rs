@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use atoll_api::conditions::{gpu_node as types, gpu_node_reason as reason, set_condition};
 use atoll_api::{DeviceBus, DeviceHealth, DeviceHolder, DeviceLink, DeviceReason, GpuDevice, GpuModel, GpuNodeStatus};
 use atoll_core::device::State;
+use atoll_core::device::reasons::NOT_YET_EMPTY;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -17,7 +18,6 @@ const MAX_DEVICES: usize = 256;
 const MAX_REASONS: usize = 8;
 const MAX_MESSAGE_BYTES: usize = 512;
 const MAX_HOLDERS: usize = 64;
-const NOT_YET_EMPTY: &str = "NotYetEmpty";
 
 /// What a status is made of.
 pub(super) struct Seen<'a> {

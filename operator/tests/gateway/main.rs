@@ -180,9 +180,16 @@ fn nodes(count: usize) -> Vec<v1::Node> {
             memory_mib: 81_559,
             allocatable: 8,
             ready: true,
+            unhealthy: 1,
+            devices: vec![sick(), v1::Device { uuid: "GPU-2".to_owned(), health: 1, ..v1::Device::default() }],
             ..v1::Node::default()
         })
         .collect()
+}
+
+fn sick() -> v1::Device {
+    let reason = v1::DeviceReason { code: "RowRemapFailed".to_owned(), message: "replace it".to_owned() };
+    v1::Device { uuid: "GPU-1".to_owned(), health: 3, reasons: vec![reason], ..v1::Device::default() }
 }
 
 fn connected(site: &Site) -> Option<(bool, String)> {

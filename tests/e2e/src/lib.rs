@@ -6,6 +6,7 @@
 
 pub mod clusters;
 pub mod demo_network;
+pub mod device_plugin;
 pub mod holding_proxy;
 pub mod hub;
 pub mod judge;
@@ -14,6 +15,7 @@ pub mod manifests;
 pub mod network;
 pub mod site;
 
+pub use device_plugin::DevicePlugin;
 pub use hub::Hub;
 pub use link::Link;
 pub use network::{Network, NetworkOptions};

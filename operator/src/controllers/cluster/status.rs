@@ -181,7 +181,7 @@ fn ailing_words(ailing: &[Ailing], name_of: &dyn Fn(&str) -> String) -> String {
             member.rank,
             member.node,
             name_of(&member.site),
-            clip(member.what.clone(), 140)
+            clip(member.what.clone(), 200)
         )
     });
     let more = ailing.len().saturating_sub(TOLD);

@@ -4,25 +4,29 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use atoll_api::Cluster;
+use atoll_api::conditions::{cluster as types, condition};
+use atoll_api::names::hub_gpu_node_name;
+use atoll_api::{Cluster, GpuNode};
 use atoll_e2e::{Network, NetworkOptions, clusters, demo_network, judge, manifests};
-use atoll_testkit::realnode::RealNode;
 use atoll_testkit::wait::{eventually, wait_for};
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 
 use crate::narrator::Narrator;
-use crate::real_site;
+use crate::real_site::{self, RealSite};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const NAMESPACE: &str = "default";
 /// The example whose Site is cut off; it sets short fence times.
 const SHORT_FENCE: &str = "short-fence.yaml";
 
+/// The Cluster on the real node.
+const REAL: &str = "torch-on-real-node";
+
 /// The running demo. Dropping it ends every process.
 #[derive(Debug)]
 pub struct Demo {
-    // Dropped in this order: containers before the control plane that they belong to.
-    node: Option<RealNode>,
+    // Dropped in this order: what runs on the node before the control plane that it belongs to.
+    real: Option<RealSite>,
     network: Network,
 }
 
@@ -32,23 +36,24 @@ pub async fn show(narrator: &mut Narrator) -> Result<Demo> {
     let nodes: u32 = options.sites.iter().flat_map(|site| &site.nodes).map(|profile| profile.count).sum();
     let what = format!("Start a hub and {} Sites with {nodes} simulated nodes, and join them", options.sites.len());
     let network = narrator.step(&what, Box::pin(Network::start(options))).await?;
-    let mut demo = Demo { node: None, network };
+    let mut demo = Demo { real: None, network };
 
     if let Some(reason) = real_site::unsupported() {
         println!("\n== No fourth Site with a real node here: {reason}");
     } else {
         let joining = Box::pin(async {
-            let (prepared, node) = real_site::start().await?;
+            let (prepared, real) = real_site::start().await?;
             demo.network.join(vec![prepared]).await?;
-            anyhow::Ok(node)
+            anyhow::Ok(real)
         });
-        demo.node =
-            Some(narrator.step("Start and join a fourth Site with a real kubelet and containerd", joining).await?);
+        let what = "Start and join a fourth Site: real kubelet, containerd and device plugin";
+        demo.real = Some(narrator.step(what, joining).await?);
     }
     narrator.step("See the Sites: kubectl atoll sites", demo.run(&["atoll", "sites"])).await?;
     narrator.step("Apply the examples and see every Cluster Ready", demo.apply_examples()).await?;
-    if demo.node.is_some() {
+    if let Some(real) = &demo.real {
         narrator.step("Run a Torch Cluster of two processes on the real node", demo.torch_on_real_node()).await?;
+        narrator.step("Let the GPUs of that node fall sick, and recover", demo.gpus_fall_sick(real)).await?;
     }
     narrator
         .step("Ask why it is where it is: kubectl atoll explain", demo.run(&["atoll", "explain", &short_fence()?]))
@@ -82,7 +87,7 @@ impl Demo {
 
     async fn torch_on_real_node(&self) -> Result<()> {
         let file = manifests::root().join("tests/e2e/demo/torch-on-real-node.yaml");
-        let (client, name) = (self.network.client(), "torch-on-real-node");
+        let (client, name) = (self.network.client(), REAL);
         self.run(&["apply", "-f", &relative(&file)]).await?;
         let cluster = clusters::wait_state(&client, NAMESPACE, name, "Running", LIMIT).await?;
         let uid = cluster.uid().context("the UID of a Cluster")?;
@@ -103,6 +108,38 @@ impl Demo {
         .await?;
         Narrator::show(&said);
         self.run(&["get", "cluster", name]).await.map(drop)
+    }
+
+    /// All of the node's GPUs, so that those that members hold are among them.
+    async fn gpus_fall_sick(&self, real: &RealSite) -> Result<()> {
+        let all = |command: &str, argument: &str| {
+            (0..real_site::GPUS.1).try_for_each(|gpu| real.plugin.let_happen(&format!("{command} {gpu} {argument}")))
+        };
+        let (nodes, clusters): (Api<GpuNode>, _) =
+            (Api::all(self.network.client()), clusters::api(&self.network.client(), NAMESPACE));
+        let name = hub_gpu_node_name(&self.network.site_name(real_site::SITE).await?, real_site::NODE);
+        let offers = |node: &GpuNode, count: u32| {
+            node.status.as_ref().is_some_and(|status| u32::try_from(status.allocatable) == Ok(count))
+        };
+        // The second one of two members is named last.
+        let named = |cluster: &Cluster| {
+            let status = cluster.status.as_ref()?;
+            let said = condition(&status.conditions, types::GPUS_HEALTHY)?;
+            Some(said.status == "False" && said.message.contains("rank 0 on") && said.message.contains("rank 1 on"))
+        };
+        Narrator::show("The driver says that each GPU needs a reset.");
+        all("recovery", "reset")?;
+        wait_for(&nodes, &name, "to offer no GPU", LIMIT, |node| offers(node, 0)).await?;
+        self.run(&["get", "gpunode", &name]).await?;
+        let what = "to say which members run on sick GPUs";
+        wait_for(&clusters, REAL, what, LIMIT, |cluster| named(cluster) == Some(true)).await?;
+        let path = format!("jsonpath={{.status.conditions[?(@.type=='{}')].message}}", types::GPUS_HEALTHY);
+        self.run(&["get", "cluster", REAL, "-o", &path]).await?;
+        Narrator::show("They were reset.");
+        all("recovery", "none")?;
+        wait_for(&nodes, &name, "to offer all its GPUs again", LIMIT, |node| offers(node, real_site::GPUS.1)).await?;
+        wait_for(&clusters, REAL, "to be well", LIMIT, |cluster| named(cluster) == Some(false)).await?;
+        Ok(())
     }
 
     async fn cut_a_site_off(&self) -> Result<()> {
