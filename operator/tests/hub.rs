@@ -13,7 +13,7 @@ use atoll_testkit::wait::{eventually, wait_all, wait_for, wait_gone};
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, ManagedProcess, ProcessSpec, require};
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -145,8 +145,15 @@ impl Hub {
 
     async fn reaches(&self, name: &str, what: &str, mut holds: impl FnMut(&ClusterStatus) -> bool) -> ClusterStatus {
         let found = wait_for(&self.clusters(), name, what, LIMIT, |c| c.status.as_ref().is_some_and(&mut holds)).await;
-        let tail = || self.operators.iter().map(|o| o.log_tail(25)).collect::<Vec<_>>().join("\n---\n");
-        found.unwrap_or_else(|error| panic!("{error}\n{}", tail())).status.unwrap()
+        match found {
+            Ok(cluster) => cluster.status.unwrap(),
+            Err(error) => {
+                let slices = self.slices().list(&ListParams::default()).await.unwrap().items;
+                let slices = serde_json::to_string(&slices).unwrap();
+                let logs: Vec<_> = self.operators.iter().map(|o| o.log_tail(25)).collect();
+                panic!("{error}\nslices: {slices}\n{}", logs.join("\n---\n"));
+            }
+        }
     }
 
     async fn running(&self, name: &str) -> ClusterStatus {
@@ -275,7 +282,7 @@ async fn of_many_that_want_the_last_gpu_one_gets_it_and_the_oldest_next_also_wit
     hub.start_operator(1);
     hub.clusters().delete("winner", &DeleteParams::default()).await.unwrap();
     hub.running("waits-00").await;
-    let all = hub.clusters().list(&kube::api::ListParams::default()).await.unwrap();
+    let all = hub.clusters().list(&ListParams::default()).await.unwrap();
     assert_eq!(placed(&all.items), ["waits-00"]);
 }
 
@@ -306,7 +313,7 @@ async fn a_late_commit_of_an_older_term_is_revoked_before_slices_are_made() {
     .unwrap();
     let status = hub.reaches("late", "to be revoked", |s| s.placement.is_none() && s.epoch >= 2).await;
     assert!(status.message.is_some_and(|message| !message.is_empty()));
-    let slices = hub.slices().list(&kube::api::ListParams::default()).await.unwrap();
+    let slices = hub.slices().list(&ListParams::default()).await.unwrap();
     assert!(slices.items.iter().all(|slice| slice.spec.cluster == "holder"));
     assert_eq!(hub.running("holder").await.placement, holder.placement);
 }
@@ -318,7 +325,7 @@ async fn nobody_but_atoll_writes_a_placement_or_a_slice() {
     hub.site("site-a", 1, 2).await;
     hub.apply("mine", &json!({})).await;
     hub.running("mine").await;
-    let slice = hub.slices().list(&kube::api::ListParams::default()).await.unwrap().items.remove(0);
+    let slice = hub.slices().list(&ListParams::default()).await.unwrap().items.remove(0);
     // A namespace's admin who gave themselves everything there.
     let role = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "all", "namespace": TENANT},
