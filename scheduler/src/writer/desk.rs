@@ -6,10 +6,7 @@ use crate::cycle::{Action, ObjectKind};
 use crate::objects::ObjectKey;
 
 /// Writes in flight of those that do not yield, and of those that do while there is nothing to yield to.
-const WRITES: usize = 16;
-/// Writes that yield, while there are bindings: beside [`WRITES`] and dozens of bindings in flight they are lost in the
-/// API server's work.
-const WRITES_BESIDE_BINDINGS: usize = 1;
+pub(super) const WRITES: usize = 32;
 
 /// What a write is about. Events are about themselves, so that none takes the place of another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,10 +53,9 @@ impl Desk {
         None
     }
 
-    /// The next write, if there is a place for it.
-    pub(super) fn next(&mut self, bindings: usize) -> Option<(Target, Action)> {
-        let beside = if bindings > 0 { WRITES_BESIDE_BINDINGS } else { WRITES };
-        for (lane, most) in [(&mut self.first, WRITES), (&mut self.yielding, beside)] {
+    /// The next write, if there is a place for it; of those that yield at most so many are in flight.
+    pub(super) fn next(&mut self, yielding: usize) -> Option<(Target, Action)> {
+        for (lane, most) in [(&mut self.first, WRITES), (&mut self.yielding, yielding)] {
             while lane.in_flight < most
                 && let Some(target) = lane.waiting.pop_front()
             {
@@ -115,12 +111,15 @@ impl Desk {
         }
     }
 
-    /// What is said of pods yields to bindings; there may be ten thousand of them. Gangs have somebody who waits.
     fn lane(&mut self, target: &Target) -> &mut Lane {
-        match target {
-            Target::Object(ObjectKind::Pod, _) => &mut self.yielding,
-            _ => &mut self.first,
-        }
+        if target.yields() { &mut self.yielding } else { &mut self.first }
+    }
+}
+
+impl Target {
+    /// What is said of pods yields to bindings; there may be ten thousand of them. Gangs have somebody who waits.
+    pub(super) fn yields(&self) -> bool {
+        matches!(self, Self::Object(ObjectKind::Pod, _))
     }
 }
 
@@ -154,14 +153,14 @@ mod tests {
         let mut desk = Desk::default();
         assert_eq!(desk.put(said("a", "1")), None);
         assert_eq!(desk.put(said("a", "2")), None);
-        let (target, action) = desk.next(0).unwrap();
+        let (target, action) = desk.next(WRITES).unwrap();
         assert_eq!(action, said("a", "2"));
         assert_eq!(desk.put(said("a", "3")), None);
         assert_eq!(desk.put(said("a", "4")), None);
-        assert_eq!(desk.next(0), None);
+        assert_eq!(desk.next(WRITES), None);
         desk.ended(&target, None);
         assert_eq!(desk.free(target), None);
-        assert_eq!(desk.next(0).unwrap().1, said("a", "4"));
+        assert_eq!(desk.next(WRITES).unwrap().1, said("a", "4"));
         assert!(desk.is_empty());
     }
 
@@ -170,15 +169,15 @@ mod tests {
         let mut desk = Desk::default();
         for news in [None, Some("2")] {
             desk.put(said("a", "1"));
-            let (target, action) = desk.next(0).unwrap();
+            let (target, action) = desk.next(WRITES).unwrap();
             desk.ended(&target, Some(action));
             // It pauses.
-            assert_eq!(desk.next(0), None);
+            assert_eq!(desk.next(WRITES), None);
             if let Some(news) = news {
                 desk.put(said("a", news));
             }
             desk.free(target.clone());
-            assert_eq!(desk.next(0).unwrap().1, said("a", news.unwrap_or("1")));
+            assert_eq!(desk.next(WRITES).unwrap().1, said("a", news.unwrap_or("1")));
             desk.ended(&target, None);
             desk.free(target);
         }
@@ -191,9 +190,9 @@ mod tests {
         // What was not written yet is wrong by now.
         desk.put(said("a", "1"));
         assert_eq!(desk.put(bind("a")), Some(bind("a")));
-        assert_eq!(desk.next(0), None);
+        assert_eq!(desk.next(WRITES), None);
         desk.put(said("a", "1"));
-        let (target, failed) = desk.next(0).unwrap();
+        let (target, failed) = desk.next(WRITES).unwrap();
         assert_eq!(desk.put(bind("a")), None);
         desk.ended(&target, Some(failed));
         assert_eq!(desk.free(target), Some(bind("a")));
@@ -211,8 +210,9 @@ mod tests {
                 status: atoll_api::GangStatus::default(),
             });
         }
-        let mut count = |bindings| std::iter::from_fn(|| desk.next(bindings)).count();
-        assert_eq!(count(64), WRITES + WRITES_BESIDE_BINDINGS);
-        assert_eq!(count(0), WRITES - WRITES_BESIDE_BINDINGS);
+        let mut count = |yielding| std::iter::from_fn(|| desk.next(yielding)).count();
+        assert_eq!(count(0), WRITES);
+        assert_eq!((count(1), count(1)), (1, 0));
+        assert_eq!(count(WRITES), WRITES - 1);
     }
 }

@@ -2,6 +2,7 @@
 //! so that nothing else is in flight about their pods.
 
 mod desk;
+mod pace;
 mod requests;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::api::{Connections, Reply};
 use crate::cycle::{Action, Binding, Object, ObjectKind};
@@ -21,6 +23,7 @@ use crate::objects::since_epoch;
 use crate::permit::Permit;
 
 use desk::{Desk, Target};
+use pace::Pace;
 pub(crate) use requests::{Request, deletion, disruption};
 
 const RETRY_BASE: Duration = Duration::from_millis(100);
@@ -79,9 +82,10 @@ impl Writer {
         let mut desk = Desk::default();
         let mut writes: JoinSet<Done> = JoinSet::new();
         let mut pauses: JoinSet<Target> = JoinSet::new();
+        let mut pace = Pace::default();
         let mut open = true;
         while open || !writes.is_empty() || !pauses.is_empty() || !desk.is_empty() {
-            while let Some((target, action)) = desk.next(self.load.bindings()) {
+            while let Some((target, action)) = desk.next(pace.most(self.load.bindings())) {
                 writes.spawn(self.clone().write(target, action));
             }
             let goes_on = tokio::select! {
@@ -92,6 +96,9 @@ impl Writer {
                 Some(done) = writes.join_next() => match done {
                     Ok(Done { target, again }) => {
                         let pause = again.as_ref().map(|_| backoff.next(&target));
+                        if target.yields() {
+                            pace.ended(Instant::now());
+                        }
                         desk.ended(&target, again);
                         if let Some(pause) = pause {
                             pauses.spawn(async move {
@@ -111,6 +118,7 @@ impl Writer {
                 },
                 Some(Ok(target)) = pauses.join_next() => desk.free(target),
                 () = self.load.idle() => None,
+                () = pace.over() => None,
             };
             if let Some(action) = goes_on {
                 onward.send(action);
