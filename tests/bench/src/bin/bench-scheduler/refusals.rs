@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::Bench;
-use crate::contender::Contender;
+use crate::contender::{Contender, Wire};
 use crate::load::{self, Gang, PODS};
 use crate::measure::{Measured, Run, median};
+use crate::throughput::null;
 use crate::world::World;
 
 /// All bindings of a run, and the first one of a scheduler that starts.
@@ -147,44 +148,49 @@ fn is_refused(pod: &Pod) -> bool {
     conditions.into_iter().any(|c| c.type_ == "PodScheduled" && c.status == "False")
 }
 
-/// Feasible pods alone, and behind many that do not fit.
-async fn behind(bench: &Bench, contender: &Contender) -> Result<Vec<Figure>> {
+/// Feasible pods alone, and behind many that do not fit. A null binder for the former, in the same worlds, says what
+/// it costs the API server that the others exist.
+async fn behind(bench: &Bench, atoll: &Contender) -> Result<Vec<Figure>> {
     let (nodes, fit, stuck) = (bench.scaled(5000, 20), bench.scaled(10_000, 100), bench.scaled(10_000, 100));
-    let (mut alone, mut behind) = (Vec::new(), Vec::new());
+    let wire = Wire { connections: 4, in_flight: 64 };
+    let mut runs: BTreeMap<(&str, bool), Vec<Run>> = BTreeMap::new();
     for run in 1..=bench.runs {
         eprintln!(" behind others, run {run} of {}", bench.runs);
-        for (stuck, to) in [(0, &mut alone), (stuck, &mut behind)] {
+        for (stuck, name) in [(0, "atoll"), (stuck, "atoll"), (0, "null"), (stuck, "null")] {
             let world = World::start(NodeProfile::h100().named("n", nodes), false).await?;
             // A hundred kinds, so that one verdict does not do for all of them.
             let never = (0..stuck).map(|index| {
-                let mut pod = load::pod(&format!("never-{index}"), contender.scheduler_name(), 16);
+                let mut pod = load::pod(&format!("never-{index}"), atoll.scheduler_name(), 16);
                 pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = format!("{}m", 1000 + index % 100).into();
                 pod
             });
             load::create(&world.client, PODS, never.collect()).await?;
-            let fits = (0..fit).map(|index| load::pod(&format!("p-{index}"), contender.scheduler_name(), 1));
+            let fits = (0..fit).map(|index| load::pod(&format!("p-{index}"), atoll.scheduler_name(), 1));
             load::create(&world.client, PODS, fits.collect()).await?;
-            to.push(Measured::once(&world, contender, fit as usize, LIMIT).await?);
+            let contender = if name == "null" { null(&world, wire, nodes, 0..fit)? } else { atoll.clone() };
+            let done = Measured::once(&world, &contender, fit as usize, LIMIT).await?;
+            runs.entry((name, stuck > 0)).or_default().push(done);
         }
     }
-    let ratio = |value: fn(&Run) -> f64| median(behind.iter().zip(&alone).map(|(b, a)| value(b) / value(a)));
+    let of = |name, stuck| runs.get(&(name, stuck)).into_iter().flatten();
+    let ratio =
+        |name, value: fn(&Run) -> f64| median(of(name, true).zip(of(name, false)).map(|(b, a)| value(b) / value(a)));
     let conditions = format!(
         "{fit} one-GPU pods on {nodes} simulated nodes of 8 GPUs, with and without {stuck} older pods of 100 kinds that fit on no node; median of {} runs",
         bench.runs
     );
+    let rate = |what, stuck| Figure::number(what, median(of("atoll", stuck).map(Run::rate)), "pods/s", "", &conditions);
+    let number = |what, value, target| Figure::number(what, value, "ratio", target, &conditions);
+    let (ours, nulls) = (ratio("atoll", Run::rate), ratio("null", Run::rate));
     Ok(vec![
-        Figure::number("bindings, alone", median(alone.iter().map(Run::rate)), "pods/s", "", &conditions),
+        rate("bindings, alone", false),
+        rate("bindings, behind what does not fit", true),
+        number("behind what does not fit over alone", ours, ">= 0.95"),
+        number("the same for a null binder", nulls, ""),
+        number("of this, not because of the API server", ours / nulls, ""),
         Figure::number(
-            "bindings, behind what does not fit",
-            median(behind.iter().map(Run::rate)),
-            "pods/s",
-            "",
-            &conditions,
-        ),
-        Figure::number("behind what does not fit over alone", ratio(Run::rate), "ratio", ">= 0.95", &conditions),
-        Figure::number(
-            "the same, counted from the start of the process",
-            ratio(Run::rate_from_start),
+            "behind over alone, counted from the start of the process",
+            ratio("atoll", Run::rate_from_start),
             "ratio",
             "",
             &format!("{conditions}; reading what does not fit counts too"),

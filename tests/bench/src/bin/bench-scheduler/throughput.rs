@@ -97,8 +97,8 @@ async fn create(world: &World, contender: &Contender, pods: u32) -> Result<()> {
     load::create(&world.client, PODS, all).await
 }
 
-/// A null binder for these pods, spread over the nodes.
-fn null(world: &World, wire: Wire, nodes: u32, pods: std::ops::Range<u32>) -> Result<Contender> {
+/// A null binder for the pods `p-0` …, spread over the nodes.
+pub fn null(world: &World, wire: Wire, nodes: u32, pods: std::ops::Range<u32>) -> Result<Contender> {
     let path = world.plane.dir().join(format!("bindings-{}", pods.start));
     write_bindings(&path, pods.map(|pod| (format!("p-{pod}"), format!("n-{}", pod % nodes))))?;
     Ok(Contender::Null(wire, path))
