@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use atoll_bench::{Figure, percentile};
+use atoll_scheduler::api::{Connections, Method};
 use atoll_testkit::{NodeProfile, nodes::RACK};
-use futures::TryStreamExt as _;
+use futures::{TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Config, ResourceExt as _};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -24,6 +27,10 @@ use crate::world::World;
 const LIMIT: Duration = Duration::from_mins(4);
 /// How long one gang may wait to be told.
 const TOLD_LIMIT: Duration = Duration::from_mins(1);
+/// Rounds of the null path, its writes in flight (the scheduler's) and how long one may take.
+const NULL_ROUNDS: u32 = 20;
+const NULL_IN_FLIGHT: usize = 32;
+const NULL_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long the gangs of one contender may take together.
 const LATENCY_LIMIT: Duration = Duration::from_mins(3);
 
@@ -102,6 +109,8 @@ async fn latency(bench: &Bench, contender: &Contender) -> Result<Vec<Figure>> {
     }
     watching.abort();
     measured.process.kill9().await?;
+    let nobody =
+        if matches!(contender, Contender::Atoll(_)) { null_path(&world, rack + rack / 4).await? } else { vec![] };
     let count = every.len();
     let target = if matches!(contender, Contender::Atoll(_)) { "<= 0.25" } else { "" };
     let name = contender.name();
@@ -126,12 +135,51 @@ async fn latency(bench: &Bench, contender: &Contender) -> Result<Vec<Figure>> {
             &conditions,
         )
     };
-    Ok(vec![
+    let mut figures = vec![
         seconds("first member told", &first, 50, ""),
         seconds("first member told", &first, 99, ""),
         seconds("every member told", &every, 50, ""),
         seconds("every member told", &every, 99, target),
-    ])
+    ];
+    if !nobody.is_empty() {
+        let conditions = format!(
+            "the conditions of {} new pods written by nobody who decides, {NULL_IN_FLIGHT} in flight, {NULL_ROUNDS} times: what the API server takes for a gang of that size",
+            rack + rack / 4
+        );
+        let median = percentile(&nobody, 50);
+        figures.push(Figure::seconds("refusal, null path, median", median, "", &conditions));
+    }
+    Ok(figures)
+}
+
+/// What telling costs alone: so many conditions of new pods, written by nobody who decides.
+async fn null_path(world: &World, size: u32) -> Result<Vec<Duration>> {
+    let kubeconfig = Kubeconfig::read_from(world.plane.kubeconfig())?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let connections = Connections::new(&config, 4)?;
+    let condition = json!({
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "message": "125 members need 1 nvidia.com/gpu each in one rack; room for 100 of them in the best one",
+    });
+    let body = json!({ "status": { "conditions": [condition] } }).to_string();
+    let mut times = Vec::new();
+    for round in 0..NULL_ROUNDS {
+        let name = |index: u32| format!("null-{round}-{index}");
+        let pods = (0..size).map(|index| load::pod(&name(index), "nobody", 1)).collect();
+        load::create_at_once(&world.client, PODS, pods).await?;
+        let created = Instant::now();
+        stream::iter((0..size).map(Ok::<_, anyhow::Error>))
+            .try_for_each_concurrent(NULL_IN_FLIGHT, async |index| {
+                let path = format!("/api/v1/namespaces/default/pods/{}/status?fieldManager=nobody", name(index));
+                let answer =
+                    connections.send(Method::StrategicPatch, &path, body.clone().into(), NULL_ANSWER_WITHIN).await?;
+                ensure!(answer.is_success(), "{}", answer.message());
+                Ok(())
+            })
+            .await?;
+        times.push(created.elapsed());
+    }
+    Ok(times)
 }
 
 /// Starts the contender and waits until it binds: its caches are full then.
@@ -200,8 +248,6 @@ async fn behind(bench: &Bench, atoll: &Contender) -> Result<Vec<Figure>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
