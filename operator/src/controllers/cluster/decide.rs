@@ -89,6 +89,10 @@ impl State {
     fn decide(&mut self, uid: &str, pass: &mut Pass) {
         let Some(entry) = self.entries.get(uid) else { return };
         if entry.busy(pass.now.boot) {
+            // Timers go by the wall clock, which may reach the end of a pause a little earlier than the boot-time clock.
+            if let Some(left) = entry.pause_left(pass.now.boot) {
+                self.schedule(uid, pass.now.after(left));
+            }
             return self.promise(uid, pass);
         }
         if entry.is_empty() {
@@ -204,7 +208,7 @@ impl State {
     /// A Cluster that waits and is busy keeps its turn: what fits it now is held until it can be decided.
     fn promise(&mut self, uid: &str, pass: &mut Pass) {
         // Not while its writes are refused: nobody knows when that ends.
-        let free = |entry: &&Entry| !entry.promised && entry.paused_until.is_none_or(|until| until <= pass.now.boot);
+        let free = |entry: &&Entry| !entry.promised && entry.pause_left(pass.now.boot).is_none();
         let Some(entry) = self.entries.get(uid).filter(free) else { return };
         let Some(request) = entry.unmet.clone() else { return };
         if let Ok(decision) = self.place(&request, pass) {

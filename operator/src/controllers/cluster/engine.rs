@@ -151,9 +151,8 @@ impl Engine {
         if outcome.failed
             && let Some(lead) = &state.lead
         {
-            let pause = lead.writer.pause(&uid);
-            entry.paused_until = Some(now.boot + pause);
-            state.schedule(&uid, now.after(pause));
+            // The next round of decisions finds it paused and sets the timer.
+            entry.paused_until = Some(now.boot + lead.writer.pause(&uid));
         }
         state.dirty.insert(uid);
     }

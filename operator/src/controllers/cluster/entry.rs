@@ -50,7 +50,13 @@ impl Entry {
         self.in_flight
             || self.awaits_cluster.is_some()
             || !self.awaits_slices.is_empty()
-            || self.paused_until.is_some_and(|until| boot < until)
+            || self.pause_left(boot).is_some()
+    }
+
+    /// What is left of the pause after a refused write.
+    #[must_use]
+    pub fn pause_left(&self, boot: Duration) -> Option<Duration> {
+        self.paused_until?.checked_sub(boot).filter(|left| !left.is_zero())
     }
 
     /// Nothing is left.

@@ -33,8 +33,10 @@ impl Now {
         self.wall.as_millisecond()
     }
 
+    /// Not before `wait` is over.
     pub(super) fn after(self, wait: Duration) -> Millis {
-        self.millis().saturating_add(Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX))
+        let wait = wait.as_nanos().div_ceil(1_000_000);
+        self.millis().saturating_add(Millis::try_from(wait).unwrap_or(Millis::MAX))
     }
 }
 
@@ -127,5 +129,27 @@ impl State {
         if let Some(wake) = self.entries.get_mut(uid).and_then(|entry| entry.wake.take()) {
             self.timers.remove(&(wake, uid.to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_that_has_not_ended_when_its_timer_fires_gets_another_timer() {
+        let mut state = State::new(Metrics::register(&prometheus::Registry::new()).unwrap());
+        let boot = Duration::from_micros(5_000_400);
+        let now = Now { wall: Timestamp::UNIX_EPOCH, boot };
+        let entry = Entry { paused_until: Some(boot + Duration::from_micros(300)), ..Entry::default() };
+        state.entries.insert("uid".to_owned(), entry);
+        state.dirty.insert("uid".to_owned());
+        state.pass(now);
+        assert_eq!(state.timers.first(), Some(&(1, "uid".to_owned())));
+        state.timers.clear();
+        state.unschedule("uid");
+        state.dirty.insert("uid".to_owned());
+        state.pass(Now { boot: boot + Duration::from_micros(300), ..now });
+        assert!(state.entries.is_empty(), "the pause is over, and nothing is left of it: {:?}", state.entries);
     }
 }
