@@ -157,6 +157,7 @@ impl Sessions {
             boot_id: cut(&self.boot_id, MAX_WORD_BYTES),
             inventory_digest,
             slices,
+            availability: 0,
         };
         send(&out, agent_message::Message::Hello(hello)).await?;
         let mut client = GatewayClient::new(channel)

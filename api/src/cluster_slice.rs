@@ -67,6 +67,9 @@ pub struct ClusterSliceSpec {
     pub rendezvous: Rendezvous,
     /// When members stop without a lease.
     pub fence: DisconnectionTimes,
+    /// True: members run on without a lease.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub autonomous: bool,
     /// Where members keep their checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_store: Option<String>,

@@ -29,6 +29,9 @@ pub enum DisconnectionPolicy {
     Restart,
     /// The Cluster fails.
     Fail,
+    /// Members run on while their Site is cut off, and are placed again elsewhere when its fence has expired: for a while
+    /// a rank may run twice. For independent members of services only.
+    Autonomous,
 }
 
 /// Times since the last granted lease of a Site; each is more than the one before.

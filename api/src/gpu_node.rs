@@ -76,6 +76,9 @@ pub struct GpuNodeStatus {
     /// The Node is Ready and schedulable; in the hub's copy only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ready: bool,
+    /// What stops members there when the hub is not heard; in the hub's copy only. Absent: `ApiOnly`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<NodeFence>,
     /// Version of the GPU driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
@@ -89,6 +92,15 @@ pub struct GpuNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What stops members of a node when the hub is not heard.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum NodeFence {
+    /// A watchdog on the node: it needs nobody else.
+    Watchdog,
+    /// The agent, through the Site's API server: members of a node that is cut off from that may run on.
+    ApiOnly,
 }
 
 /// A GPU, or an instance of a divided one. Fields that say "Site only" are not in the hub's copy.

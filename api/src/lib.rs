@@ -40,8 +40,9 @@ pub use gang::{
 pub use gpu_model::{GpuModel, GpuModelSpec, GpuModelStatus, Vendor};
 pub use gpu_node::{
     DeviceBus, DeviceHealth, DeviceHolder, DeviceLink, DeviceReason, GpuDevice, GpuNode, GpuNodeSpec, GpuNodeStatus,
+    NodeFence,
 };
-pub use site::{Site, SiteSession, SiteSpec, SiteStatus};
+pub use site::{Availability, FencedCluster, Site, SiteSession, SiteSpec, SiteStatus};
 pub use supplier::{Supplier, SupplierSpec, SupplierStatus};
 pub use template::{MemberTemplate, MemberTemplateSpec};
 

@@ -35,6 +35,9 @@ pub struct SupplierSpec {
     #[x_kube(validation = Rule::new("self.matches('^[1-9A-HJ-NP-Za-km-z]{32,44}$')")
         .message("wallet must be a Solana address: 32 to 44 characters of base58"))]
     pub wallet: Option<String>,
+    /// True: all its Sites are suspended.
+    #[serde(default)]
+    pub suspended: bool,
 }
 
 /// What a supplier brings.

@@ -160,7 +160,7 @@ fn span(spec: &ClusterSpec) -> Result<words::Span, InvalidSpec> {
 }
 
 fn policy(spec: &ClusterSpec) -> Result<Policy, InvalidSpec> {
-    use DisconnectionPolicy::{Fail, Replace, Restart};
+    use DisconnectionPolicy::{Autonomous, Fail, Replace, Restart};
     let gang = matches!(spec.type_, ClusterType::Torch | ClusterType::Ray);
     let refused = |why| Err(Problem::Conflict(why).of("spec.disconnection.policy"));
     match (gang, spec.disconnection.policy) {
@@ -171,6 +171,8 @@ fn policy(spec: &ClusterSpec) -> Result<Policy, InvalidSpec> {
         (true, Some(Restart)) if spec.checkpoint.is_none() => refused("Restart needs checkpoint.store"),
         (true, Some(Restart)) => Ok(Policy::Restart),
         (_, Some(Fail)) => Ok(Policy::Fail),
+        (true, Some(Autonomous)) => refused("Autonomous is for Pods: members of Torch and Ray depend on each other"),
+        (false, Some(Autonomous)) => refused("Autonomous is not there yet"),
     }
 }
 

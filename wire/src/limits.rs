@@ -88,6 +88,7 @@ mod tests {
             unhealthy: u32::MAX,
             // More than fits into the hub's copy, in any form.
             devices: vec![v1::Device { uuid: text(MAX_UUID_BYTES), ..v1::Device::default() }; MAX_DEVICES_PER_NODE],
+            fence: 2,
         };
         let inventory = v1::InventoryDelta {
             full: true,
@@ -100,6 +101,7 @@ mod tests {
             boot_id: text(MAX_WORD_BYTES),
             inventory_digest: vec![0; 32],
             slices: vec![v1::SliceDigest { key: Some(key()), digest: vec![0; 32] }; MAX_SLICES],
+            availability: 3,
         };
         let member = v1::Member {
             rank: u32::MAX,

@@ -128,6 +128,7 @@ async fn attempt(store: &IdentityStore, hub: &HubAddress, join: &Join) -> Result
         display_name: join.display_name.clone(),
         region: join.region.clone(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
+        wallet: None,
     });
     call.set_timeout(CALL);
     let joined = GatewayClient::new(channel).join(call).await?.into_inner();

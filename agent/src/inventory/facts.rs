@@ -86,6 +86,7 @@ pub(super) fn describe(name: &str, machine: &Machine, devices: Option<&Devices>,
         price_per_gpu_hour: price.map_or_else(String::new, |price| price.to_string()),
         unhealthy: unhealthy.min(limits::MAX_GPUS_PER_NODE),
         devices: devices.map(|devices| devices.told.clone()).unwrap_or_default(),
+        fence: 0,
     })
 }
 

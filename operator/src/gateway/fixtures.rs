@@ -15,6 +15,7 @@ pub fn site(name: &str) -> Site {
             region: "eu-west".to_owned(),
             trust: Trust::Untrusted,
             suspended: false,
+            quarantined: false,
         },
     );
     site.metadata.uid = Some(format!("uid-{name}"));
@@ -39,6 +40,7 @@ pub fn slice(namespace: &str, name: &str, site: &str, epoch: i64) -> ClusterSlic
             gpus: 1,
             rendezvous: Rendezvous::default(),
             fence: DisconnectionTimes::default(),
+            autonomous: false,
             checkpoint_store: None,
             template: MemberTemplate::default(),
         },

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use atoll_api::names::{LABEL_SITE, LABEL_SUPPLIER, hub_gpu_node_name};
-use atoll_api::{GpuModel, GpuNode, GpuNodeSpec, GpuNodeStatus, Site};
+use atoll_api::{GpuModel, GpuNode, GpuNodeSpec, GpuNodeStatus, NodeFence, Site};
 use atoll_core::catalogue;
 use atoll_core::units::MicroUsd;
 use atoll_wire::limits::{MAX_DRIVER_BYTES, MAX_GPUS_PER_NODE, MAX_NODE_NAME_BYTES, MAX_PRODUCT_BYTES};
-use atoll_wire::v1;
+use atoll_wire::v1::{self, node::Fence};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 
@@ -97,6 +97,11 @@ pub fn gpu_node<'a>(site: &Site, node: &v1::Node, models: impl IntoIterator<Item
         driver: (!node.driver.is_empty()).then(|| node.driver.clone()),
         unhealthy: i32::try_from(node.unhealthy).unwrap_or(i32::MAX),
         devices: devices::from_wire(&node.devices),
+        fence: match node.fence() {
+            Fence::Unspecified => None,
+            Fence::Watchdog => Some(NodeFence::Watchdog),
+            Fence::ApiOnly => Some(NodeFence::ApiOnly),
+        },
         conditions: Vec::new(),
     });
     copy
@@ -118,6 +123,12 @@ pub fn reported(copy: &GpuNode) -> v1::Node {
         price_per_gpu_hour: copy.spec.price_per_gpu_hour.clone().unwrap_or_default(),
         unhealthy: u32::try_from(status.unhealthy).unwrap_or(0),
         devices: devices::to_wire(&status.devices),
+        fence: match status.fence {
+            None => Fence::Unspecified,
+            Some(NodeFence::Watchdog) => Fence::Watchdog,
+            Some(NodeFence::ApiOnly) => Fence::ApiOnly,
+        }
+        .into(),
     }
 }
 
@@ -189,6 +200,7 @@ mod tests {
             price_per_gpu_hour: "2.50".to_owned(),
             unhealthy: 1,
             devices: vec![device("GPU-7f3c", Health::Unhealthy), device("GPU-09ab", Health::Healthy)],
+            fence: Fence::Watchdog.into(),
         }
     }
 

@@ -214,6 +214,7 @@ fn new_site(wanted: &Wanted, grant: &Grant, stamp: String) -> Site {
             region: wanted.region.clone(),
             trust: grant.trust,
             suspended: false,
+            quarantined: false,
         },
     );
     site.metadata.annotations = Some([(ANNOTATION_JOINED_WITH.to_owned(), stamp)].into());
@@ -296,6 +297,7 @@ mod tests {
             display_name: "Basement".to_owned(),
             region: "eu-west".to_owned(),
             agent_version: "0.1.0".to_owned(),
+            wallet: None,
         };
         assert!(Wanted::of(&good).is_ok());
         for (code, request) in [

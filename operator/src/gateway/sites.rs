@@ -181,6 +181,7 @@ fn claimed(site: &Site, claimant: &Claimant, now: Timestamp) -> Value {
         boot_id: Some(claimant.boot_id.clone()),
         agent_version: Some(claimant.agent_version.clone()),
         last_grant: None,
+        last_grant_age_milliseconds: None,
     };
     let mut conditions = status.conditions;
     let generation = site.metadata.generation;

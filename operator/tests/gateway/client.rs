@@ -52,6 +52,7 @@ impl SiteIdentity {
             display_name: "Test".to_owned(),
             region: "eu-west".to_owned(),
             agent_version: "test".to_owned(),
+            wallet: None,
         };
         let joined = self.client().await.join(request).await?.into_inner();
         assert_eq!(joined.ca_pem, self.ca_pem);

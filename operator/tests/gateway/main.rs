@@ -169,6 +169,7 @@ fn hello(nodes: &[v1::Node], slices: Vec<v1::SliceDigest>) -> v1::Hello {
         boot_id: "boot-1".to_owned(),
         inventory_digest: digest::inventory(nodes).to_vec(),
         slices,
+        availability: 0,
     }
 }
 

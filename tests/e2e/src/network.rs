@@ -91,8 +91,12 @@ impl Network {
         if api.get_opt(name).await?.is_some() {
             return Ok(());
         }
-        let spec =
-            SupplierSpec { display_name: name.to_owned(), contact: format!("mailto:ops@{name}.example"), wallet: None };
+        let spec = SupplierSpec {
+            display_name: name.to_owned(),
+            contact: format!("mailto:ops@{name}.example"),
+            wallet: None,
+            suspended: false,
+        };
         api.create(&PostParams::default(), &Supplier::new(name, spec))
             .await
             .with_context(|| format!("create Supplier {name}"))?;

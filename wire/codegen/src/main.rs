@@ -8,8 +8,10 @@ use std::path::Path;
 use anyhow::Context;
 
 /// A room of the workspace and the protocols that it speaks, relative to its `proto/`.
-const ROOMS: &[(&str, &[&str])] =
-    &[("wire", &["atoll/gateway/v1/gateway.proto"]), ("device-plugin", &["deviceplugin.proto", "podresources.proto"])];
+const ROOMS: &[(&str, &[&str])] = &[
+    ("wire", &["atoll/gateway/v1/gateway.proto", "atoll/watchdog/v1/watchdog.proto"]),
+    ("device-plugin", &["deviceplugin.proto", "podresources.proto"]),
+];
 
 fn main() -> anyhow::Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the workspace is not there")?;

@@ -2,7 +2,8 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRequest {
     /// "<id>.<secret>" of the token: what atoll-wire's `JoinToken::presented` gives. The pin stays at the Site, which
-    /// checks with it that it talks to the right hub before it sends this.
+    /// checks with it that it talks to the right hub before it sends this. Empty: see `wallet`; without that too, the key of
+    /// the request is one that the hub knows.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
     /// DER of the Site's certificate signing request. Only its public key is used; the gateway builds the subject.
@@ -16,6 +17,21 @@ pub struct JoinRequest {
     pub region: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub agent_version: ::prost::alloc::string::String,
+    /// A supplier without a contract: its wallet signs for the key. The Site is quarantined.
+    #[prost(message, optional, tag = "6")]
+    pub wallet: ::core::option::Option<Wallet>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Wallet {
+    /// Ed25519 public key: 32 bytes; its base58 is the address.
+    #[prost(bytes = "vec", tag = "1")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+    /// Signature, 64 bytes, over what atoll-wire's `wallet::statement` gives: the hub's pin, the key of the request, `signed_at`.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// Seconds since the Unix epoch. The gateway takes a signature for 15 minutes.
+    #[prost(int64, tag = "3")]
+    pub signed_at: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
@@ -25,7 +41,7 @@ pub struct JoinResponse {
     /// PEM of the client certificate.
     #[prost(string, tag = "2")]
     pub certificate_pem: ::prost::alloc::string::String,
-    /// PEM of the hub's CA.
+    /// PEM of the hub's CAs: the one that issues now, and those that are on their way in or out.
     #[prost(string, tag = "3")]
     pub ca_pem: ::prost::alloc::string::String,
 }
@@ -43,7 +59,7 @@ pub struct RenewResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -58,7 +74,15 @@ pub mod agent_message {
         Inventory(super::InventoryDelta),
         #[prost(message, tag = "4")]
         SliceReport(super::SliceReport),
+        /// What the supplier wants changed.
+        #[prost(message, tag = "5")]
+        Availability(super::AvailabilityChange),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AvailabilityChange {
+    #[prost(enumeration = "Availability", tag = "1")]
+    pub availability: i32,
 }
 /// First message of a session.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -75,6 +99,9 @@ pub struct Hello {
     /// What the agent holds: one per slice, with or without members running.
     #[prost(message, repeated, tag = "4")]
     pub slices: ::prost::alloc::vec::Vec<SliceDigest>,
+    /// What the supplier wants.
+    #[prost(enumeration = "Availability", tag = "5")]
+    pub availability: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SliceDigest {
@@ -144,6 +171,54 @@ pub struct Node {
     /// Those that are not Healthy first, and as many of the others as the limits allow. Empty: only the counts are known.
     #[prost(message, repeated, tag = "11")]
     pub devices: ::prost::alloc::vec::Vec<Device>,
+    /// What stops members there when the hub is not heard.
+    #[prost(enumeration = "node::Fence", tag = "12")]
+    pub fence: i32,
+}
+/// Nested message and enum types in `Node`.
+pub mod node {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Fence {
+        /// As API_ONLY.
+        Unspecified = 0,
+        /// A watchdog on the node: it needs nobody else.
+        Watchdog = 1,
+        /// The agent, through the Site's API server.
+        ApiOnly = 2,
+    }
+    impl Fence {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "FENCE_UNSPECIFIED",
+                Self::Watchdog => "FENCE_WATCHDOG",
+                Self::ApiOnly => "FENCE_API_ONLY",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "FENCE_UNSPECIFIED" => Some(Self::Unspecified),
+                "FENCE_WATCHDOG" => Some(Self::Watchdog),
+                "FENCE_API_ONLY" => Some(Self::ApiOnly),
+                _ => None,
+            }
+        }
+    }
 }
 /// A GPU, or an instance of a divided one.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -449,6 +524,43 @@ pub mod goodbye {
         }
     }
 }
+/// What a supplier wants of its own Site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Availability {
+    /// As ACCEPTING.
+    Unspecified = 0,
+    /// Members may come.
+    Accepting = 1,
+    /// Members stay, none comes.
+    Paused = 2,
+    /// Members are to move away; what is still there after the supplier's own deadline is stopped.
+    Draining = 3,
+}
+impl Availability {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AVAILABILITY_UNSPECIFIED",
+            Self::Accepting => "AVAILABILITY_ACCEPTING",
+            Self::Paused => "AVAILABILITY_PAUSED",
+            Self::Draining => "AVAILABILITY_DRAINING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AVAILABILITY_UNSPECIFIED" => Some(Self::Unspecified),
+            "AVAILABILITY_ACCEPTING" => Some(Self::Accepting),
+            "AVAILABILITY_PAUSED" => Some(Self::Paused),
+            "AVAILABILITY_DRAINING" => Some(Self::Draining),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Reservation {
@@ -572,7 +684,8 @@ pub mod gateway_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Turns a single-use token into a Site and its first certificate. Called without a client certificate.
+        /// Turns a single-use token, or a wallet's signature, into a Site and its first certificate; a Site whose certificate has
+        /// expired asks with its key alone. Called without a client certificate.
         pub async fn join(
             &mut self,
             request: impl tonic::IntoRequest<super::JoinRequest>,
@@ -656,7 +769,8 @@ pub mod gateway_server {
     /// Generated trait containing gRPC methods that should be implemented for use with GatewayServer.
     #[async_trait]
     pub trait Gateway: std::marker::Send + std::marker::Sync + 'static {
-        /// Turns a single-use token into a Site and its first certificate. Called without a client certificate.
+        /// Turns a single-use token, or a wallet's signature, into a Site and its first certificate; a Site whose certificate has
+        /// expired asks with its key alone. Called without a client certificate.
         async fn join(
             &self,
             request: tonic::Request<super::JoinRequest>,

@@ -68,6 +68,7 @@ pub fn build(cluster: &Cluster, placement: &PlacementStatus, wanted: Wanted) -> 
         gpus: placement.gpus,
         rendezvous: Rendezvous { world_size: world, leader_incarnation: rank_0.map_or(0, |node| node.incarnation) },
         fence: placement.fence.clone(),
+        autonomous: false,
         checkpoint_store: cluster.spec.checkpoint.as_ref().map(|checkpoint| checkpoint.store.clone()),
         template: cluster.spec.template.clone(),
     };

@@ -196,8 +196,8 @@ impl<'a> Live<'a> {
                 Ok(())
             }
             Some(FromAgent::Hello(_)) => Err(Ended::Protocol("a session has one hello".to_owned())),
-            // Of a later release.
-            None => {
+            // Of a later release, or not acted on.
+            Some(FromAgent::Availability(_)) | None => {
                 self.gateway.metrics.received("unknown");
                 Ok(())
             }
