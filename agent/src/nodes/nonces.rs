@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Nonces kept of each node: at a request every two seconds, the last 17 minutes. What a watchdog said before that is
-/// of no use to who sends it again: it says for a moment what the watchdog's next request contradicts.
+/// Nonces kept of each node: at a request every two seconds, the last 17 minutes. Who sends an older request again says for
+/// a moment what the watchdog's next one contradicts, and it takes two in a row to count a member as gone.
 const KEPT: usize = 512;
 
 /// A nonce.
