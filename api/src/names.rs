@@ -18,6 +18,11 @@ pub const SYSTEM_NAMESPACE: &str = "atoll-system";
 /// Name of the Secret in the system namespace that holds the hub's CA, of type `kubernetes.io/tls`.
 pub const HUB_CA_SECRET: &str = "atoll-hub-ca";
 
+/// Name of the Secret in a Site's system namespace that holds the key of its agent and its watchdogs.
+pub const WATCHDOG_KEY_SECRET: &str = "atoll-watchdog-key";
+/// Where [`WATCHDOG_KEY_SECRET`] holds it: at least 32 random bytes.
+pub const WATCHDOG_KEY: &str = "key";
+
 /// Keeps a `ClusterSlice` until its Site has confirmed the stop of its members, or its fence has expired.
 pub const SLICE_FINALIZER: &str = "atoll.dev/members-stopped";
 
@@ -76,7 +81,8 @@ pub const ANNOTATION_REQUIRED_TOPOLOGY: &str = "atoll.dev/required-topology";
 pub const ANNOTATION_PREFERRED_TOPOLOGY: &str = "atoll.dev/preferred-topology";
 /// Annotation on a Gang: epoch of the slice that it was made from.
 pub const ANNOTATION_EPOCH: &str = "atoll.dev/epoch";
-/// Annotation on a Gang: seconds without a lease until its members stop and until they are killed, as "60/90".
+/// Annotation on a Gang and on member pods: seconds without a lease until members stop and until they are killed, as
+/// "60/90"; "none": they run on.
 pub const ANNOTATION_FENCE: &str = "atoll.dev/fence-seconds";
 /// Annotation on a Gang: members of this and lower incarnations were stopped for want of a lease and never start again.
 pub const ANNOTATION_STOPPED_INCARNATION: &str = "atoll.dev/stopped-incarnation";
