@@ -41,39 +41,11 @@ impl Clocks {
     }
 }
 
-/// What the want of a lease does to a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fence {
-    /// It stops and is killed at these times.
-    Leased(Times),
-    /// Nothing: it runs on while its Site is cut off.
-    Autonomous,
-}
-
-impl Fence {
-    /// As the annotation of a member's pod says it: `60/90` (seconds until stop and kill) or `none`. A pod whose annotation
-    /// is missing (agents did not always write it) or says anything else has the times that Clusters have by default.
-    #[must_use]
-    pub fn of_annotation(text: Option<&str>) -> Self {
-        text.and_then(Self::parse).unwrap_or(Self::Leased(Times::from_seconds(60, 90)))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        if text == "none" {
-            return Some(Self::Autonomous);
-        }
-        let (stop, kill) = text.split_once('/')?;
-        Some(Self::Leased(Times::from_seconds(stop.parse().ok()?, kill.parse().ok()?)))
-    }
-}
-
-impl std::fmt::Display for Fence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Leased(times) => write!(f, "{}/{}", times.stop.as_secs(), times.kill.as_secs()),
-            Self::Autonomous => f.write_str("none"),
-        }
-    }
+/// The times of a member, as the annotation of its pod says them. A pod whose annotation is missing (agents did not always
+/// write it) or says anything else has the times that Clusters have by default.
+#[must_use]
+pub fn times_of_annotation(text: Option<&str>) -> Times {
+    text.and_then(Times::parse).unwrap_or_else(|| Times::from_seconds(60, 90))
 }
 
 /// The lease of a node.
@@ -105,21 +77,21 @@ impl Lease {
         }
     }
 
-    /// What it allows at `now` to members that have this fence.
+    /// What it allows at `now` to members with these times.
     #[must_use]
-    pub fn state(self, now: Clocks, fence: Fence) -> State {
-        let Fence::Leased(times) = fence else { return State::Live };
+    pub fn state(self, now: Clocks, times: Times) -> State {
         match self.at(now) {
+            _ if times == Times::Never => State::Live,
             Self::Granted { granted, .. } => lease::state(granted, now.boot, times),
             Self::None { until } if now.boot < until => State::Stop,
             Self::None { .. } | Self::Jumped => State::Kill,
         }
     }
 
-    /// Whether a container of a member with this fence may start at `now`.
+    /// Whether a container of a member with these times may start at `now`.
     #[must_use]
-    pub fn may_start(self, now: Clocks, fence: Fence) -> bool {
-        self.state(now, fence) == State::Live
+    pub fn may_start(self, now: Clocks, times: Times) -> bool {
+        self.state(now, times) == State::Live
     }
 
     /// Its age at `now`; `None` without one.
@@ -132,12 +104,13 @@ impl Lease {
     }
 
     /// When members with these times are killed, if nothing else happens.
-    fn kill_at(self, times: Times) -> Duration {
-        match self {
-            Self::Granted { granted, .. } => granted.saturating_add(times.kill),
+    fn kill_at(self, times: Times) -> Option<Duration> {
+        let kill = times.kill()?;
+        Some(match self {
+            Self::Granted { granted, .. } => granted.saturating_add(kill),
             Self::None { until } => until,
             Self::Jumped => Duration::ZERO,
-        }
+        })
     }
 }
 
@@ -262,7 +235,7 @@ impl Watchdog {
     }
 
     /// Whom of `members`, by the UIDs of their pods everybody of whom anything runs here, to kill now.
-    pub fn decide(&mut self, now: Clocks, members: &BTreeMap<String, Fence>) -> Decision {
+    pub fn decide(&mut self, now: Clocks, members: &BTreeMap<String, Times>) -> Decision {
         self.look(now);
         self.condemned.retain(|uid, _| members.contains_key(uid));
         let cause = match self.lease {
@@ -270,16 +243,12 @@ impl Watchdog {
             Lease::None { .. } => Cause::NeverGranted,
             Lease::Jumped => Cause::ClockJump,
         };
-        let mut next = None::<Duration>;
-        for (uid, fence) in members.iter().filter(|(uid, _)| !self.condemned.contains_key(*uid)).collect::<Vec<_>>() {
-            let Fence::Leased(times) = *fence else { continue };
-            if self.lease.state(now, *fence) == State::Kill {
-                self.condemned.insert(uid.clone(), cause);
-            } else {
-                let at = self.lease.kill_at(times);
-                next = Some(next.map_or(at, |next| next.min(at)));
-            }
+        let dead = members.iter().filter(|(_, times)| self.lease.state(now, **times) == State::Kill);
+        for (uid, _) in dead {
+            self.condemned.entry(uid.clone()).or_insert(cause);
         }
+        let alive = members.iter().filter(|(uid, _)| !self.condemned.contains_key(*uid));
+        let next = alive.filter_map(|(_, times)| self.lease.kill_at(*times)).min();
         Decision { kill: self.condemned.clone(), next }
     }
 

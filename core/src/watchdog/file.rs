@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Cause, Clocks, Fence, Lease};
-use crate::lease::State;
+use super::{Cause, Clocks, Lease};
+use crate::lease::{State, Times};
 use crate::member::Member;
 
 /// The first line; another number is another format.
@@ -23,8 +23,8 @@ pub struct Pod {
     pub cluster_uid: String,
     /// Which member it is.
     pub member: Member,
-    /// What the want of a lease does to it.
-    pub fence: Fence,
+    /// When it stops and is killed without a lease.
+    pub times: Times,
     /// It is being killed, and why.
     pub condemned: Option<Cause>,
 }
@@ -55,9 +55,9 @@ impl Display for Saved {
         }
         f.write_char('\n')?;
         self.pods.iter().try_for_each(|(uid, pod)| {
-            let Pod { name, cluster_uid, member: Member { rank, incarnation }, fence, condemned } = pod;
+            let Pod { name, cluster_uid, member: Member { rank, incarnation }, times, condemned } = pod;
             let condemned = condemned.map_or("-", Cause::word);
-            writeln!(f, "pod {uid} {name} {cluster_uid} {rank} {incarnation} {fence} {condemned}")
+            writeln!(f, "pod {uid} {name} {cluster_uid} {rank} {incarnation} {times} {condemned}")
         })
     }
 }
@@ -97,12 +97,12 @@ fn lease(text: &str) -> Option<Lease> {
 
 fn pod(text: &str) -> Option<(String, Pod)> {
     let words: Vec<&str> = text.split(' ').collect();
-    let &[uid, name, cluster_uid, rank, incarnation, fence, condemned] = words.as_slice() else { return None };
+    let &[uid, name, cluster_uid, rank, incarnation, times, condemned] = words.as_slice() else { return None };
     let pod = Pod {
         name: name.to_owned(),
         cluster_uid: cluster_uid.to_owned(),
         member: Member { rank: rank.parse().ok()?, incarnation: incarnation.parse().ok()? },
-        fence: Fence::parse(fence)?,
+        times: Times::parse(times)?,
         condemned: if condemned == "-" { None } else { Some(Cause::of_word(condemned)?) },
     };
     Some((uid.to_owned(), pod))
@@ -174,12 +174,12 @@ fn refusal(lease: Lease, now: Clocks, pod: &Pod) -> Option<Refusal> {
     if let Some(cause) = pod.condemned {
         return Some(Refusal::Condemned(cause));
     }
-    let Fence::Leased(times) = pod.fence else { return None };
-    if lease.state(now, pod.fence) == State::Live {
+    let Times::At { stop, .. } = pod.times else { return None };
+    if lease.state(now, pod.times) == State::Live {
         return None;
     }
     Some(match lease {
-        Lease::Granted { granted, .. } => Refusal::Expired { age: now.boot.saturating_sub(granted), stop: times.stop },
+        Lease::Granted { granted, .. } => Refusal::Expired { age: now.boot.saturating_sub(granted), stop },
         Lease::None { .. } => Refusal::NeverGranted,
         Lease::Jumped => Refusal::ClockJump,
     })

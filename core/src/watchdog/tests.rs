@@ -24,8 +24,8 @@ fn age(milliseconds: u64) -> Answer {
     Answer { age: Some(ms(milliseconds)), kill: Vec::new() }
 }
 
-fn members(fences: &[(&str, &str)]) -> BTreeMap<String, Fence> {
-    fences.iter().map(|(uid, fence)| ((*uid).to_owned(), Fence::of_annotation(Some(fence)))).collect()
+fn members(fences: &[(&str, &str)]) -> BTreeMap<String, Times> {
+    fences.iter().map(|(uid, fence)| ((*uid).to_owned(), times_of_annotation(Some(fence)))).collect()
 }
 
 fn granted(asked: u64, age_ms: u64) -> Watchdog {
@@ -44,7 +44,7 @@ fn pods(fences: &[(&str, &str)]) -> BTreeMap<String, Pod> {
             name: format!("ns/{name}"),
             cluster_uid: "c-1".to_owned(),
             member: Member { rank, incarnation: 7 },
-            fence: Fence::of_annotation(Some(fence)),
+            times: times_of_annotation(Some(fence)),
             condemned: None,
         };
         ((*name).to_owned(), pod)
@@ -66,18 +66,14 @@ fn save(watchdog: &Watchdog) -> Saved {
 
 #[test]
 fn annotations_say_times_or_that_there_are_none() {
-    let leased = |stop, kill| Fence::Leased(Times::from_seconds(stop, kill));
-    for (text, fence) in [
-        (Some("3/4"), leased(3, 4)),
-        (Some("none"), Fence::Autonomous),
-        (Some("9/2"), leased(9, 10)),
-        (None, leased(60, 90)),
-        (Some(""), leased(60, 90)),
-        (Some("-1/4"), leased(60, 90)),
-        (Some("never"), leased(60, 90)),
+    for (text, times) in [
+        (Some("3/4"), Times::from_seconds(3, 4)),
+        (Some("none"), Times::Never),
+        (None, Times::from_seconds(60, 90)),
+        (Some(""), Times::from_seconds(60, 90)),
+        (Some("never"), Times::from_seconds(60, 90)),
     ] {
-        assert_eq!(Fence::of_annotation(text), fence, "{text:?}");
-        assert_eq!(Fence::of_annotation(Some(&fence.to_string())), fence);
+        assert_eq!(times_of_annotation(text), times, "{text:?}");
     }
 }
 
@@ -164,7 +160,7 @@ fn a_jump_of_the_wall_clock_ends_the_lease_until_a_fresh_answer() {
         let mut watchdog = granted(100_000, 0);
         let decision = watchdog.decide(at(101_000, ahead), &all);
         assert_eq!(killed(&decision), if dead { vec![("a", Cause::ClockJump)] } else { vec![] }, "{ahead}");
-        assert_eq!(watchdog.lease().may_start(at(101_000, ahead), Fence::Leased(Times::from_seconds(60, 90))), !dead);
+        assert_eq!(watchdog.lease().may_start(at(101_000, ahead), Times::from_seconds(60, 90)), !dead);
     }
     // An answer to a request from before the jump does not count, one from after it does; who was killed stays dead.
     let mut watchdog = granted(100_000, 0);
@@ -305,8 +301,8 @@ proptest! {
     /// time to kill, but for a pause that is below the tolerance or was set away.
     #[test]
     fn nobody_outlives_a_true_grant(events in prop::collection::vec(event(), 1..80), stop in 1u64..20, gap in 1u64..20) {
-        let fence = Fence::Leased(Times::from_seconds(stop, stop + gap));
-        let all = BTreeMap::from([("a".to_owned(), fence), ("free".to_owned(), Fence::Autonomous)]);
+        let times = Times::from_seconds(stop, stop + gap);
+        let all = BTreeMap::from([("a".to_owned(), times), ("free".to_owned(), Times::Never)]);
         let (mut boot, mut wall, mut truth) = (1_000_000u64, 9_000_000u64, 1_000_000u64);
         let mut hidden = 0u64;
         let mut grant = None::<u64>;
