@@ -8,6 +8,8 @@
 //!   [`runtime::MemberRuntime`] take the steps; [`kubernetes`] is the one there is.
 //! - [`inventory`] watches Nodes and other pods.
 //! - [`identity`] joins and renews the certificate.
+//!
+//! [`watchdog`] is a process of its own, on each node.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod args;
@@ -26,3 +28,4 @@ pub mod process;
 pub mod runtime;
 pub mod session;
 pub mod tls;
+pub mod watchdog;
