@@ -176,7 +176,7 @@ impl Stage {
         running.await.unwrap();
         // The runtime calls a container running a moment before its program is.
         let what = format!("the program of {name}");
-        eventually(&what, LIMIT, async || if runs(name) { Ok(()) } else { Err("not there") }).await.unwrap();
+        eventually(&what, LIMIT, async || if runs(name) { Ok(()) } else { Err("not there".to_owned()) }).await.unwrap();
         pod.metadata.uid.unwrap()
     }
 
