@@ -349,17 +349,17 @@ async fn only_the_agents_answer_to_this_very_request_counts() {
         let server = tonic::transport::Server::builder().add_service(LeasesServer::new(liar));
         let server = tokio::spawn(server.serve_with_incoming(incoming));
         fs::write(&key, KEY).unwrap();
-        let mut asker = Asker::new("n".to_owned(), &address, key.clone(), "boot".to_owned()).unwrap();
-        let asked = asker.ask(Vec::new()).await;
-        match asked {
-            Ok(asked) => assert!(believed && asked.answer.age == Some(Duration::from_millis(5)), "{liar:?}"),
+        let mut watchdog = Asker::new("n".to_owned(), &address, key.clone(), "boot".to_owned()).unwrap();
+        let answer = watchdog.ask(Vec::new()).await;
+        match answer {
+            Ok(given) => assert!(believed && given.answer.age == Some(Duration::from_millis(5)), "{liar:?}"),
             Err(error) => assert!(!believed && matches!(error, AskError::Forged), "{liar:?}: {error}"),
         }
         fs::write(&key, "short").unwrap();
-        assert!(matches!(asker.ask(Vec::new()).await, Err(AskError::ShortKey { length: 5, .. })));
+        assert!(matches!(watchdog.ask(Vec::new()).await, Err(AskError::ShortKey { length: 5, .. })));
         server.abort();
         fs::write(&key, KEY).unwrap();
-        assert!(asker.ask(Vec::new()).await.is_err(), "nobody is there");
+        assert!(watchdog.ask(Vec::new()).await.is_err(), "nobody is there");
     }
 }
 

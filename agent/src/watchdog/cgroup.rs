@@ -46,7 +46,7 @@ pub fn kill(root: &Path, uid: &str) -> Result<(), CgroupError> {
     if kill_below(root, &names)? { Ok(()) } else { Err(CgroupError::Absent(root.to_owned())) }
 }
 
-/// Kills what is in the folders below `dir` that have one of `names` in theirs, as they are found: with version 1 there is
+/// Kills what is in the folders below `dir` whose name ends with one of `names`, as they are found: with version 1 there is
 /// one in each hierarchy, and each of them holds all. Gives whether there was any.
 fn kill_below(dir: &Path, names: &[String]) -> Result<bool, CgroupError> {
     let mut found = false;
@@ -56,7 +56,8 @@ fn kill_below(dir: &Path, names: &[String]) -> Result<bool, CgroupError> {
             continue;
         }
         let name = entry.file_name();
-        if names.iter().any(|wanted| name.to_string_lossy().contains(wanted.as_str())) {
+        let name = name.to_string_lossy();
+        if names.iter().any(|wanted| name.trim_end_matches(".slice").ends_with(wanted.as_str())) {
             kill_all(&entry.path())?;
             found = true;
         } else {
