@@ -9,6 +9,8 @@
 //! - [`inventory`] watches Nodes and other pods.
 //! - [`nodes`] answers the nodes' watchdogs with what the manager says.
 //! - [`identity`] joins and renews the certificate.
+//!
+//! [`watchdog`] is a process of its own, on each node.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod args;
@@ -28,3 +30,4 @@ pub mod process;
 pub mod runtime;
 pub mod session;
 pub mod tls;
+pub mod watchdog;

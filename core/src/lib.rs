@@ -15,4 +15,5 @@ pub mod packing;
 pub mod placement;
 pub mod scheduling;
 pub mod units;
+pub mod watchdog;
 pub mod words;
