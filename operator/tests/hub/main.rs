@@ -66,7 +66,7 @@ impl Hub {
         let log = self.plane.dir().join(format!("operator-{n}.log"));
         let spec = ProcessSpec::new(format!("operator {n}"), env!("CARGO_BIN_EXE_atoll-operator"), log)
             .args([format!("--kubeconfig={}", kubeconfig.display())])
-            .args([format!("--http-address=127.0.0.1:{}", http.number()), "--leader-lease-seconds=3".to_owned()]);
+            .args([format!("--http-address=127.0.0.1:{}", http.number()), "--leader-lease-seconds=10".to_owned()]);
         self.operators.push(ManagedProcess::start(spec).unwrap());
         self.ports.push(http);
     }
