@@ -73,6 +73,7 @@ fn status_with(
     at: i64,
 ) -> ClusterStatus {
     let facts = Facts {
+        stuck: None,
         uid: "u",
         generation: Some(3),
         terms,
@@ -106,6 +107,11 @@ fn states_conditions_and_reasons_follow_what_is_known() {
     let mut cut_off = step(4, 3);
     cut_off.tally.cut_off = 1;
     cut_off.tally.lost_sites = BTreeSet::from(["b".to_owned()]);
+    let mut frozen = cut_off.clone();
+    frozen.tally.frozen = 1;
+    let mut draining = step(4, 4);
+    draining.tally.draining = 2;
+    draining.tally.draining_sites = BTreeSet::from(["b".to_owned()]);
     let mut ended = step(0, 0);
     ended.end = Some(End::Succeeded);
     ended.cause = Some(Cause::Ended);
@@ -123,6 +129,8 @@ fn states_conditions_and_reasons_follow_what_is_known() {
         (&pods, step(4, 3), None, 4, ("Starting", "False", reason::MEMBERS_STARTING, "True")),
         (&pods, step(4, 4), None, 4, ("Running", "True", reason::MEMBERS_READY, "True")),
         (&pods, cut_off, None, 4, ("Degraded", "False", reason::SITE_LOST, "True")),
+        (&pods, frozen, None, 4, ("Degraded", "False", reason::REPLACING_FROZEN, "True")),
+        (&pods, draining, None, 4, ("Running", "True", reason::SITE_DRAINING, "True")),
         (&elastic, waits, Some(&no), 2, ("Degraded", "True", reason::MEMBERS_MISSING, "True")),
         (&suspended, step(0, 0), None, 0, ("Suspended", "False", reason::SUSPENDED, "False")),
         (&pods, ended, None, 0, ("Complete", "False", reason::SUCCEEDED, "False")),
