@@ -89,6 +89,8 @@ pub mod site_reason {
     pub const JOINED: &str = "Joined";
     /// `spec.suspended` is true.
     pub const SUSPENDED: &str = "Suspended";
+    /// `spec.suspended` of its Supplier is true.
+    pub const SUPPLIER_SUSPENDED: &str = "SupplierSuspended";
     /// A session is live.
     pub const SESSION_LIVE: &str = "SessionLive";
     /// No heartbeat for longer than allowed.

@@ -61,7 +61,9 @@ pub enum WalletError {
 
 /// Why a text is not a wallet's file.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a wallet's file holds 64 numbers from 0 to 255, as the Solana CLI writes it, of which the last 32 are the public key of the first 32")]
+#[error(
+    "a wallet's file holds 64 numbers from 0 to 255, as the Solana CLI writes it, of which the last 32 are the public key of the first 32"
+)]
 pub struct WalletFileError;
 
 impl Statement<'_> {
@@ -129,8 +131,11 @@ impl WalletSigner {
     /// The wallet of a file as the Solana CLI writes it: a JSON list of 64 numbers.
     pub fn from_file_text(text: &str) -> Result<Self, WalletFileError> {
         let list = text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or(WalletFileError)?;
-        let bytes: Vec<u8> =
-            list.split(',').map(|number| number.trim().parse()).collect::<Result<_, _>>().map_err(|_| WalletFileError)?;
+        let bytes: Vec<u8> = list
+            .split(',')
+            .map(|number| number.trim().parse())
+            .collect::<Result<_, _>>()
+            .map_err(|_| WalletFileError)?;
         if bytes.len() != SEED_BYTES + PUBLIC_KEY_BYTES {
             return Err(WalletFileError);
         }
@@ -167,7 +172,7 @@ fn is_weak(key: &[u8; PUBLIC_KEY_BYTES]) -> bool {
     let mut key = *key;
     // The sign of x: each of these points is as weak with the other one.
     key[PUBLIC_KEY_BYTES - 1] &= 0x7f;
-    WEAK.iter().any(|weak| *weak == key) || P_AND_ABOVE.contains(&key[0]) && key[1..31] == [0xff; 30] && key[31] == 0x7f
+    WEAK.contains(&key) || P_AND_ABOVE.contains(&key[0]) && key[1..31] == [0xff; 30] && key[31] == 0x7f
 }
 
 /// First bytes of p - 1, p and p + 1, of which only the first is a canonical encoding.
@@ -178,12 +183,12 @@ const WEAK: [[u8; PUBLIC_KEY_BYTES]; 4] = [
     [0; PUBLIC_KEY_BYTES],
     [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf, 0xac,
-        0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
     ],
     [
-        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20, 0x53,
-        0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
     ],
 ];
 
@@ -246,9 +251,14 @@ mod tests {
     fn a_signature_is_taken_for_a_quarter_of_an_hour_to_both_sides() {
         let wallet = signer(1).sign(&statement());
         let key = WalletKey::new(&wallet.public_key).unwrap();
-        for (now, fine) in
-            [(NOW - 901, false), (NOW - 900, true), (NOW, true), (NOW + 900, true), (NOW + 901, false), (i64::MIN, false)]
-        {
+        for (now, fine) in [
+            (NOW - 901, false),
+            (NOW - 900, true),
+            (NOW, true),
+            (NOW + 900, true),
+            (NOW + 901, false),
+            (i64::MIN, false),
+        ] {
             assert_eq!(key.verify(&statement(), &wallet.signature, now).is_ok(), fine, "{now}");
         }
     }

@@ -1,5 +1,8 @@
 //! Sites: whether they may be hired, and what they have. The rest of a Site's status is the gateway's.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use atoll_api::conditions::{self, site, site_reason};
 use atoll_api::{Site, SiteStatus};
 use atoll_core::inventory::Totals;
@@ -13,13 +16,22 @@ use super::owned::{Owned, condition};
 /// What is to be written, for every Site whose status says something else.
 #[must_use]
 pub fn changes(network: &Network, now: Timestamp) -> Vec<Owned> {
-    network.sites.iter().filter_map(|(site, totals)| change(site, *totals, now)).collect()
+    let suspended: HashSet<&str> = network
+        .suppliers
+        .iter()
+        .filter(|supplier| supplier.spec.suspended)
+        .filter_map(|supplier| supplier.metadata.name.as_deref())
+        .collect();
+    let change = |(site, totals): &(Arc<Site>, Totals)| {
+        change(site, suspended.contains(site.spec.supplier.as_str()), *totals, now)
+    };
+    network.sites.iter().filter_map(change).collect()
 }
 
-fn change(object: &Site, totals: Totals, now: Timestamp) -> Option<Owned> {
+fn change(object: &Site, supplier_suspended: bool, totals: Totals, now: Timestamp) -> Option<Owned> {
     let name = object.metadata.name.clone()?;
     let old = object.status.clone().unwrap_or_default();
-    let accepted = accepted(object, &old, now);
+    let accepted = accepted(object, supplier_suspended, &old, now);
     let counts = (count(totals.nodes), count(totals.gpus), count(totals.free));
     let same = conditions::condition(&old.conditions, site::ACCEPTED) == Some(&accepted)
         && (old.nodes, old.gpus, old.free_gpus) == counts
@@ -38,9 +50,11 @@ fn status(object: &Site, accepted: &Condition, (nodes, gpus, free): (i32, i32, i
     })
 }
 
-fn accepted(object: &Site, old: &SiteStatus, now: Timestamp) -> Condition {
+fn accepted(object: &Site, supplier_suspended: bool, old: &SiteStatus, now: Timestamp) -> Condition {
     let (holds, reason, message) = if object.spec.suspended {
         (false, site_reason::SUSPENDED, "spec.suspended is true")
+    } else if supplier_suspended {
+        (false, site_reason::SUPPLIER_SUSPENDED, "spec.suspended of its Supplier is true")
     } else {
         (true, site_reason::JOINED, "joined with a valid token")
     };
@@ -49,8 +63,6 @@ fn accepted(object: &Site, old: &SiteStatus, now: Timestamp) -> Condition {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn site(suspended: bool, status: &Value) -> Arc<Site> {
@@ -77,6 +89,24 @@ mod tests {
             assert_eq!(at(site(!suspended, &first[0].status), totals).len(), 1);
             assert_eq!(at(site(suspended, &first[0].status), Totals { free: 8, ..totals }).len(), 1);
         }
+    }
+
+    #[test]
+    fn a_site_of_a_suspended_supplier_is_not_accepted() {
+        let supplier = |name: &str, suspended: bool| {
+            let object = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Supplier", "metadata": {"name": name},
+                                "spec": {"displayName": name, "suspended": suspended}});
+            Arc::new(serde_json::from_value(object).unwrap())
+        };
+        let said = |suppliers| {
+            let network =
+                Network { sites: vec![(site(false, &json!({})), Totals::default())], suppliers, ..Network::default() };
+            let changes = changes(&network, Timestamp::from_second(1_000).unwrap());
+            let accepted = &changes[0].status["conditions"][0];
+            format!("{} {}", accepted["status"], accepted["reason"])
+        };
+        assert_eq!(said(vec![supplier("acme", true)]), r#""False" "SupplierSuspended""#);
+        assert_eq!(said(vec![supplier("acme", false), supplier("other", true)]), r#""True" "Joined""#);
     }
 
     #[test]
