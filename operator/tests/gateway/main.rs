@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 mod client;
+mod joining;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ struct Hub {
 struct RunningGateway {
     process: ManagedProcess,
     port: Port,
-    _http: Port,
+    http: Port,
 }
 
 impl RunningGateway {
@@ -89,7 +90,7 @@ impl Hub {
         if let Err(error) = ready.await {
             panic!("{error}\n{}", process.log_tail(30));
         }
-        RunningGateway { process, port, _http: http }
+        RunningGateway { process, port, http }
     }
 
     async fn token(&mut self, expires: Timestamp) -> JoinToken {
