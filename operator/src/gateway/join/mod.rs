@@ -129,10 +129,17 @@ impl Wanted {
     fn of(authority: &Authority, request: &v1::JoinRequest, now: Timestamp) -> Result<Self, Status> {
         let key = SiteKey::from_csr(&request.csr_der).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let display = request.display_name.trim();
-        if display.len() > MAX_DISPLAY_NAME_BYTES || display.chars().any(char::is_control) {
+        if request.display_name.len() > MAX_DISPLAY_NAME_BYTES || display.chars().any(char::is_control) {
             return Err(Status::invalid_argument(format!(
                 "the display name must be readable and have at most {MAX_DISPLAY_NAME_BYTES} bytes"
             )));
+        }
+        // Before a signature over it is checked: it may be megabytes long.
+        let shows_key_alone = request.wallet.is_none() && request.token.is_empty();
+        if !shows_key_alone && !is_region(&request.region) {
+            return Err(Status::invalid_argument(
+                "the region must be words of lower case letters and digits joined by dashes, such as \"eu-west\"",
+            ));
         }
         let by = match (&request.wallet, request.token.as_str()) {
             (None, "") => By::Key,
@@ -142,12 +149,6 @@ impl Wanted {
             (Some(wallet), "") => By::Wallet(WalletProof::of(wallet, request, &key, &authority.pins(), now)?),
             (Some(_), _) => return Err(Status::invalid_argument("join with a token or with a wallet, not with both")),
         };
-        if !matches!(by, By::Key) && !is_region(&request.region) {
-            return Err(Status::invalid_argument(format!(
-                "the region {:?} must be words of lower case letters and digits joined by dashes, such as \"eu-west\"",
-                request.region
-            )));
-        }
         Ok(Self {
             by,
             key,
