@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use atoll_api::names::{SYSTEM_NAMESPACE, WATCHDOG_KEY_SECRET};
 use atoll_runtime::process::CommonArgs;
-use atoll_wire::token::JoinToken;
 
-use crate::tls::HubAddress;
+use crate::entry::EntryArgs;
+use crate::join::JoinArgs;
 
 /// A Site's end of the stream to its hub.
 #[derive(Clone, Debug, clap::Parser)]
@@ -23,6 +23,8 @@ pub struct Args {
 pub enum Command {
     /// Join the hub if this Site has not yet, then serve it until told to stop.
     Run(RunArgs),
+    /// Join the hub and keep the identity, for `run` to serve with.
+    Join(JoinArgs),
 }
 
 /// Flags of `run`.
@@ -31,27 +33,12 @@ pub struct RunArgs {
     /// Flags that every process has.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Where the hub's gateways are reached.
-    #[arg(long, value_name = "HOST:PORT", env = "ATOLL_HUB")]
-    pub hub: HubAddress,
-    /// Token to join with; needed until the Site has joined. Whoever may see this process sees it: prefer the file.
-    #[arg(long, value_name = "TOKEN", env = "ATOLL_JOIN_TOKEN", hide_env_values = true)]
-    pub token: Option<JoinToken>,
-    /// File that holds the token.
-    #[arg(long, value_name = "FILE", conflicts_with = "token")]
-    pub token_file: Option<PathBuf>,
-    /// Region of the Site, such as `eu-west`; taken over by the hub when the Site joins.
-    #[arg(long, value_name = "REGION", env = "ATOLL_REGION")]
-    pub region: String,
-    /// Name of the Site for people; taken over by the hub when the Site joins.
-    #[arg(long, value_name = "NAME", env = "ATOLL_DISPLAY_NAME", default_value = "")]
-    pub display_name: String,
+    /// Which hub, and how the Site joins it.
+    #[command(flatten)]
+    pub entry: EntryArgs,
     /// Namespace of Atoll's own objects on the Site.
     #[arg(long, value_name = "NAMESPACE", default_value = SYSTEM_NAMESPACE)]
     pub namespace: String,
-    /// Secret that keeps the Site's key and certificate.
-    #[arg(long, value_name = "NAME", default_value = "atoll-agent-identity")]
-    pub state_secret: String,
     /// Where the watchdogs of the Site's nodes are answered; without it none is, and only the Site's API stops members.
     #[arg(long, value_name = "HOST:PORT")]
     pub watchdog_listen: Option<SocketAddr>,
@@ -79,5 +66,22 @@ mod tests {
         assert!(Args::try_parse_from(run).is_ok());
         assert!(Args::try_parse_from(&run[..4]).is_err(), "no region");
         assert!(Args::try_parse_from(run.into_iter().chain(["--token", "junk"])).is_err());
+        let join = |more: &[&'static str]| {
+            let words = ["atoll-agent", "join", "--hub", "hub.example:443", "--region", "eu-west"];
+            Args::try_parse_from(words.iter().chain(more))
+        };
+        let pin = atoll_wire::pin::Pin::of_spki(b"hub").to_string();
+        let pin: &'static str = pin.leak();
+        for (fine, more) in [
+            (true, &["--token-file", "f", "--identity-dir", "d"][..]),
+            (true, &["--wallet-file", "f", "--hub-pin", pin]),
+            (false, &[]),
+            (false, &["--wallet-file", "f"]),
+            (false, &["--hub-pin", pin, "--token-file", "f"]),
+            (false, &["--wallet-file", "f", "--hub-pin", pin, "--token-file", "f"]),
+            (false, &["--token-file", "f", "--identity-dir", "d", "--state-secret", "s"]),
+        ] {
+            assert_eq!(join(more).is_ok(), fine, "{more:?}");
+        }
     }
 }

@@ -1,27 +1,18 @@
 //! Who this Site is to the hub: a key that never leaves it, and the certificate that the hub gave for it.
 //!
-//! Kept in a Secret of the Site, so that an agent that starts again is the same Site and needs no new token.
+//! Kept at the Site, so that an agent that starts again is the same Site and needs no new token.
 
 mod obtain;
+mod store;
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use atoll_api::names::{FIELD_MANAGER_AGENT, LABEL_MANAGED_BY, MANAGED_BY_AGENT};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
 use rcgen::{CertificateParams, KeyPair};
 use x509_parser::pem::parse_x509_pem;
 
-pub use obtain::{Join, ObtainError, keep_fresh, obtain};
-
-const KEY: &str = "tls.key";
-const CERTIFICATE: &str = "tls.crt";
-const CA: &str = "ca.crt";
-const SITE: &str = "site";
+pub use obtain::{Join, ObtainError, Proof, keep_fresh, obtain};
+pub use store::IdentityStore;
 
 /// A Site's identity.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,7 +23,7 @@ pub struct Identity {
     pub key_pem: String,
     /// PEM of the certificate.
     pub certificate_pem: String,
-    /// PEM of the hub's CA.
+    /// PEM of the hub's CAs.
     pub ca_pem: String,
 }
 
@@ -49,6 +40,9 @@ pub enum IdentityError {
     /// The Secret cannot be read or written.
     #[error("the Secret of the Site's identity: {0}")]
     Store(#[from] kube::Error),
+    /// The directory cannot be read or written.
+    #[error("the Site's identity in {0}: {1}")]
+    Directory(PathBuf, #[source] std::io::Error),
     /// A key or request could not be made.
     #[error("the Site's key: {0}")]
     Key(#[from] rcgen::Error),
@@ -87,77 +81,14 @@ fn request(key_pem: &str) -> Result<Vec<u8>, IdentityError> {
     Ok(CertificateParams::default().serialize_request(&key)?.der().to_vec())
 }
 
-/// The Secret that holds the identity.
-pub struct IdentityStore {
-    api: Api<Secret>,
-    name: String,
-}
-
-impl IdentityStore {
-    /// The Secret of this name.
-    #[must_use]
-    pub fn new(client: kube::Client, namespace: &str, name: String) -> Self {
-        Self { api: Api::namespaced(client, namespace), name }
-    }
-
-    /// What is stored: the key, and the identity if the Site has joined.
-    pub async fn load(&self) -> Result<(Option<String>, Option<Identity>), IdentityError> {
-        let Some(secret) = self.api.get_opt(&self.name).await? else { return Ok((None, None)) };
-        let mut data = secret.data.unwrap_or_default();
-        let mut text = |key: &str| data.remove(key).and_then(|bytes| String::from_utf8(bytes.0).ok());
-        let key_pem = text(KEY).filter(|key| KeyPair::from_pem(key).is_ok());
-        let identity = (|| {
-            Some(Identity {
-                site: text(SITE)?,
-                key_pem: key_pem.clone()?,
-                certificate_pem: text(CERTIFICATE)?,
-                ca_pem: text(CA)?,
-            })
-        })();
-        Ok((key_pem, identity.filter(|identity| identity.validity().is_ok())))
-    }
-
-    /// Stores a key before it is used, so that a crash while joining does not lose it.
-    async fn store_key(&self, key_pem: &str) -> Result<(), IdentityError> {
-        self.store([(KEY, key_pem)]).await
-    }
-
-    /// Stores an identity.
-    async fn store_identity(&self, identity: &Identity) -> Result<(), IdentityError> {
-        self.store([
-            (KEY, identity.key_pem.as_str()),
-            (CERTIFICATE, &identity.certificate_pem),
-            (CA, &identity.ca_pem),
-            (SITE, &identity.site),
-        ])
-        .await
-    }
-
-    async fn store<const N: usize>(&self, data: [(&str, &str); N]) -> Result<(), IdentityError> {
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(self.name.clone()),
-                labels: Some(BTreeMap::from([(LABEL_MANAGED_BY.to_owned(), MANAGED_BY_AGENT.to_owned())])),
-                ..ObjectMeta::default()
-            },
-            data: Some(
-                data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec()))).collect(),
-            ),
-            ..Secret::default()
-        };
-        let params = PatchParams::apply(FIELD_MANAGER_AGENT).force();
-        self.api.patch(&self.name, &params, &Patch::Apply(&secret)).await?;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rcgen::PublicKeyData as _;
 
     use super::*;
 
-    fn identity(start: i32, end: i32) -> Identity {
+    /// An identity whose certificate begins and ends with these years.
+    pub(super) fn identity(start: i32, end: i32) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.not_before = rcgen::date_time_ymd(start, 1, 1);

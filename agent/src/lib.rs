@@ -15,10 +15,12 @@
 
 pub mod args;
 pub mod convert;
+pub mod entry;
 #[cfg(test)]
 mod fixtures;
 pub mod identity;
 pub mod inventory;
+pub mod join;
 pub mod kubernetes;
 pub mod manager;
 pub mod metrics;

@@ -7,5 +7,6 @@ use clap::Parser as _;
 async fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Run(args) => atoll_agent::process::run(args).await,
+        Command::Join(args) => atoll_agent::join::run(args).await,
     }
 }

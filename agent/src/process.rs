@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use atoll_runtime::clock::boot_time;
 use atoll_runtime::process::Process;
-use atoll_wire::token::JoinToken;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::args::RunArgs;
-use crate::identity::{self, Identity, IdentityStore, Join};
+use crate::entry::EntryArgs;
+use crate::identity::{self, Identity, IdentityStore};
 use crate::inventory::{self, InventoryBook, PART_INVENTORY};
 use crate::kubernetes::KubernetesRuntime;
 use crate::manager::{Manager, PART_CACHES, PART_SESSION};
@@ -90,8 +90,8 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
         };
         tasks.spawn(nodes::serve(address, key, asks, metrics.clone(), process.shutdown.clone()));
     }
-    let store = IdentityStore::new(process.client.clone(), &args.namespace, args.state_secret.clone());
-    let identity = match identity(&store, &args, process).await {
+    let store = args.entry.store(&args.namespace, async || Ok(process.client.clone())).await?;
+    let identity = match identity(&store, &args.entry, process).await {
         Ok(identity) => identity,
         Err(_) if process.shutdown.is_cancelled() => return Ok(()),
         Err(error) => {
@@ -107,10 +107,20 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     process.readiness.set(PART_IDENTITY, true);
     tracing::info!(site = identity.site, "this Site");
     let (identities, identity) = watch::channel(Arc::new(identity));
-    tasks.spawn(identity::keep_fresh(store, args.hub.clone(), identities, process.shutdown.clone()));
+    tasks.spawn(identity::keep_fresh(store, args.entry.hub.clone(), identities, process.shutdown.clone()));
     tasks.spawn(
-        Sessions { hub: args.hub, identity, manager, outbox, inventory, granted, clock: boot_time, boot_id, metrics }
-            .run(process.shutdown.clone()),
+        Sessions {
+            hub: args.entry.hub,
+            identity,
+            manager,
+            outbox,
+            inventory,
+            granted,
+            clock: boot_time,
+            boot_id,
+            metrics,
+        }
+        .run(process.shutdown.clone()),
     );
     tokio::select! {
         biased;
@@ -124,17 +134,6 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn identity(store: &IdentityStore, args: &RunArgs, process: &Process) -> anyhow::Result<Identity> {
-    let join = Join { token: token(args).await?, display_name: args.display_name.clone(), region: args.region.clone() };
-    Ok(identity::obtain(store, &args.hub, &join, &process.shutdown).await?)
-}
-
-async fn token(args: &RunArgs) -> anyhow::Result<Option<JoinToken>> {
-    let Some(path) = &args.token_file else { return Ok(args.token.clone()) };
-    match tokio::fs::read_to_string(path).await {
-        Ok(text) => Ok(Some(text.parse().with_context(|| path.display().to_string())?)),
-        // The file is taken away once the Site has joined.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| path.display().to_string()),
-    }
+async fn identity(store: &IdentityStore, entry: &EntryArgs, process: &Process) -> anyhow::Result<Identity> {
+    Ok(identity::obtain(store, &entry.hub, &entry.join().await?, &process.shutdown).await?)
 }

@@ -85,18 +85,30 @@ pub async fn connect_by_pin(hub: &HubAddress, pin: Pin) -> Result<Channel, TlsEr
     connect(hub, config).await
 }
 
+/// A connection without a certificate: the hub is who has one of these CAs.
+pub async fn connect_to_known(hub: &HubAddress, ca_pem: &str) -> Result<Channel, TlsError> {
+    let config = builder(Arc::new(rustls::crypto::ring::default_provider()))?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_no_client_auth();
+    connect(hub, config).await
+}
+
 /// A connection as this Site.
 pub async fn connect_as(hub: &HubAddress, identity: &Identity) -> Result<Channel, TlsError> {
     let unusable = |error: &dyn fmt::Display| TlsError::Identity(error.to_string());
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&identity.ca_pem)? {
-        roots.add(certificate)?;
-    }
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|error| unusable(&error))?;
     let config = builder(Arc::new(rustls::crypto::ring::default_provider()))?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(&identity.ca_pem)?)
         .with_client_auth_cert(certificates(&identity.certificate_pem)?, key)?;
     connect(hub, config).await
+}
+
+fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca_pem)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

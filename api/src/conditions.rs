@@ -97,6 +97,8 @@ pub mod site_reason {
     pub const QUARANTINED: &str = "Quarantined";
     /// It was promoted from quarantine.
     pub const PROMOTED: &str = "Promoted";
+    /// `spec.suspended` of its Supplier is true.
+    pub const SUPPLIER_SUSPENDED: &str = "SupplierSuspended";
     /// A session is live.
     pub const SESSION_LIVE: &str = "SessionLive";
     /// No heartbeat for longer than allowed.

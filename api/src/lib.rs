@@ -18,6 +18,7 @@ pub mod disconnection;
 pub mod gang;
 pub mod gpu_model;
 pub mod gpu_node;
+pub mod hub_ca;
 pub mod names;
 mod rules;
 pub mod site;

@@ -24,18 +24,19 @@ pub struct SupplierSpec {
     /// Name for people.
     #[schemars(length(min = 1, max = 128))]
     pub display_name: String,
-    /// Where to reach them: an e-mail address or a URL.
+    /// Where to reach them: an e-mail address or a URL. Who joined by a wallet alone has none until the hub's operators know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^[^@ ]+@[^@ ]+$') || self.matches('^https?://[^ ]+$')")
         .message("contact must be an e-mail address or a URL"))]
-    pub contact: String,
+    pub contact: Option<String>,
     /// Solana address that is paid, base58.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[1-9A-HJ-NP-Za-km-z]{32,44}$')")
         .message("wallet must be a Solana address: 32 to 44 characters of base58"))]
     pub wallet: Option<String>,
-    /// True: all its Sites are suspended.
+    /// True: all its Sites are suspended: their sessions end, nothing is placed there, and none joins or renews.
     #[serde(default)]
     pub suspended: bool,
 }

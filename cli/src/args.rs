@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::hub::Hub;
 use crate::token::TokenArgs;
 use crate::verdict::Verdict;
-use crate::{explain, simulate, sites, token};
+use crate::{ca, explain, simulate, sites, token};
 
 /// What kubectl alone cannot say about a hub of Atoll.
 ///
@@ -41,8 +41,19 @@ enum Command {
     /// Join tokens.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The hub's CA.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// List the Sites that have joined.
     Sites,
+}
+
+#[derive(Debug, Subcommand)]
+enum CaCommand {
+    /// Say the pin by which Sites know the hub, and how far a rotation is.
+    Show,
+    /// Begin to replace the CA. Sites follow by themselves; nobody joins anew.
+    Rotate,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +70,8 @@ pub async fn run(args: Args) -> Result<Verdict, Error> {
         Command::Explain { cluster } => explain::run(&client, args.hub.namespace.as_deref(), &cluster, now).await,
         Command::Simulate { file } => simulate::run(&client, args.hub.namespace.as_deref(), &file, now).await,
         Command::Token(TokenCommand::Create(token)) => token::create(&client, &token, rand::random(), now).await,
+        Command::Ca(CaCommand::Show) => ca::show(&client, now).await,
+        Command::Ca(CaCommand::Rotate) => ca::rotate(&client, now).await,
         Command::Sites => sites::run(&client, now).await,
     }
 }

@@ -67,6 +67,12 @@ pub enum Error {
     /// The hub's CA cannot be read.
     #[error("the hub's CA (Secret {0}) cannot be read: {1}")]
     BadCa(String, #[source] PinError),
+    /// A rotation is under way already.
+    #[error("the hub's CA is being replaced already. {0}")]
+    Rotating(String),
+    /// No gateway made the next CA.
+    #[error("no gateway has made the next CA yet: is one running, with the rights of deploy/hub/gateway-rbac.yaml?")]
+    NoGateway,
 }
 
 impl From<kube::Error> for Error {

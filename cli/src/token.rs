@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use atoll_api::Supplier;
-use atoll_api::names::{HUB_CA_SECRET, LABEL_JOIN_TOKEN, LABEL_SUPPLIER, SYSTEM_NAMESPACE};
+use atoll_api::names::{LABEL_JOIN_TOKEN, LABEL_SUPPLIER, SYSTEM_NAMESPACE};
 use atoll_core::units::parse_duration_seconds;
-use atoll_wire::pin::Pin;
 use atoll_wire::token::{JoinToken, KEY_EXPIRES, KEY_HASH, KEY_SUPPLIER, KEY_TRUST, RANDOM_BYTES};
 use clap::ValueEnum;
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 
+use crate::ca;
 use crate::error::Error;
 use crate::render::print;
 use crate::verdict::Verdict;
@@ -20,7 +20,7 @@ use crate::verdict::Verdict;
 /// The longest life of a token, seconds.
 const LONGEST_TTL: u64 = 24 * 3600;
 /// Field manager of this program.
-const FIELD_MANAGER: &str = "kubectl-atoll";
+pub(crate) const FIELD_MANAGER: &str = "kubectl-atoll";
 
 /// What a join token allows.
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,10 @@ pub struct TokenArgs {
     /// How long the token can be used, such as 15m or 1h30m; at most 24h.
     #[arg(long, value_name = "DURATION", default_value = "15m")]
     pub ttl: String,
-    /// Where Sites reach a gateway of this hub, for the printed command.
+    /// Region of the Site, such as `eu-west`, for the printed commands.
+    #[arg(long, value_name = "REGION", default_value = "REGION")]
+    pub region: String,
+    /// Where Sites reach a gateway of this hub, for the printed commands.
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "output")]
     pub hub: Option<String>,
     /// Print nothing but the token.
@@ -77,7 +80,8 @@ pub async fn create(
         });
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    let token = JoinToken::generate(&random, pin(&secrets).await?);
+    let (pin, _) = ca::present(client, now).await?;
+    let token = JoinToken::generate(&random, pin);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     secrets.create(&params, &secret(&token, args, expires)).await?;
     match (&args.output, &args.hub) {
@@ -94,15 +98,6 @@ fn expiry(ttl: &str, now: Timestamp) -> Result<Timestamp, Error> {
     }
     let seconds = i64::try_from(seconds).map_err(|_| Error::TtlTooLong)?;
     now.checked_add(SignedDuration::from_secs(seconds)).map_err(|_| Error::TtlTooLong)
-}
-
-/// The pin of the hub's CA.
-async fn pin(secrets: &Api<Secret>) -> Result<Pin, Error> {
-    let ca = secrets.get_opt(HUB_CA_SECRET).await?;
-    let certificate = ca.as_ref().and_then(|ca| ca.data.as_ref()).and_then(|data| data.get("tls.crt"));
-    let missing = || Error::NoCa(format!("{SYSTEM_NAMESPACE}/{HUB_CA_SECRET}"));
-    let pem = String::from_utf8_lossy(&certificate.ok_or_else(missing)?.0).into_owned();
-    Pin::of_certificate_pem(&pem).map_err(|error| Error::BadCa(format!("{SYSTEM_NAMESPACE}/{HUB_CA_SECRET}"), error))
 }
 
 /// What the hub keeps of a token.
@@ -138,16 +133,21 @@ const fn trust(trust: TrustArg) -> &'static str {
 }
 
 fn instructions(token: &JoinToken, args: &TokenArgs, hub: &str, expires: Timestamp) -> String {
+    let TokenArgs { supplier, region, .. } = args;
     format!(
-        "One Site of Supplier {} can join with this, once, until {expires:.0}.\n\
-         Run at the Site, with the KUBECONFIG of its cluster, and with its region and a name of your choice:\n\n\
-         ATOLL_JOIN_TOKEN={token} atoll-agent run --hub={hub} --region=REGION --display-name=NAME\n",
-        args.supplier
+        "One Site of Supplier {supplier} can join with this, once, until {expires:.0}.\n\
+         Run at the Site, with the KUBECONFIG of its cluster, either with Helm:\n\n\
+         helm install atoll-site charts/atoll-site --namespace={SYSTEM_NAMESPACE} --create-namespace \
+         --set hub.address={hub} --set hub.joinToken={token} --set region={region}\n\n\
+         or without:\n\n\
+         atoll-agent join --hub={hub} --token={token} --region={region}\n"
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use atoll_wire::pin::Pin;
+
     use super::*;
 
     fn args() -> TokenArgs {
@@ -155,6 +155,7 @@ mod tests {
             supplier: "acme".to_owned(),
             trust: TrustArg::Contracted,
             ttl: "15m".to_owned(),
+            region: "eu-west".to_owned(),
             hub: Some("hub.example:443".to_owned()),
             output: None,
         }
@@ -186,10 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn the_command_for_the_site_is_one_line_with_the_token() {
+    fn the_commands_for_the_site_are_one_line_each_with_everything_that_it_needs() {
         let text = instructions(&token(), &args(), "hub.example:443", Timestamp::UNIX_EPOCH);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4);
-        assert!(lines[3].contains(&token().to_string()) && lines[3].contains("--hub=hub.example:443"), "{text}");
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(&token().to_string())).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        for (line, start) in lines.into_iter().zip(["helm install ", "atoll-agent join "]) {
+            assert!(line.starts_with(start), "{line}");
+            assert!(line.contains("hub.example:443") && line.ends_with("region=eu-west"), "{line}");
+        }
     }
 }

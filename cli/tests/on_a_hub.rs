@@ -233,5 +233,14 @@ async fn a_token_is_stored_hashed_and_only_for_suppliers_that_exist() {
 
     let ran = atoll(hub, &["token", "create", "--supplier", "acme", "--hub", "hub.example:443"], "").await;
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.out.contains("atoll-agent run --hub=hub.example:443"), "{}", ran.out);
+    assert!(ran.out.contains("atoll-agent join --hub=hub.example:443"), "{}", ran.out);
+
+    // The pin that is shown is the one in tokens; without a gateway nobody makes a new CA.
+    let ran = atoll(hub, &["ca", "show"], "").await;
+    assert!(ran.out.contains(&format!("Pin: {}", token.pin())) && ran.out.contains("No rotation"), "{}", ran.out);
+    let staged = json!({ "stringData": { "next.crt": "x", "issue-from": "2999-01-01T00:00:00Z" } });
+    secrets.patch("atoll-hub-ca", &PatchParams::default(), &Patch::Merge(&staged)).await.unwrap();
+    let ran = atoll(hub, &["ca", "rotate"], "").await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("being replaced already") && ran.err.contains("2999"), "{}", ran.err);
 }

@@ -1,7 +1,7 @@
 //! A process from start to end: flags, logs, signals, probes, the client.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,7 +106,7 @@ impl Process {
     /// Like [`Process::start`], with pages that are served beside the probes and metrics.
     pub async fn start_with(name: &'static str, args: &CommonArgs, pages: axum::Router) -> anyhow::Result<Self> {
         let Local { shutdown, readiness, registry, http } = Local::start_with(name, &args.local, pages).await?;
-        let config = config(name, args).await?;
+        let config = config(name, args.kubeconfig.as_deref()).await?;
         let client = kube::Client::try_from(config.clone())?;
         Ok(Self { client, config, shutdown, readiness, registry, http })
     }
@@ -123,6 +123,11 @@ async fn finish(shutdown: CancellationToken, http: JoinHandle<()>) {
         tracing::error!(%error, "the server of probes and metrics could not be joined");
     }
     tracing::info!("stopped");
+}
+
+/// A client for what is no long-lived process; `name` is its user agent.
+pub async fn client(name: &str, kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+    Ok(kube::Client::try_from(config(name, kubeconfig).await?)?)
 }
 
 /// A name that no other process has, wherever it runs, and that this one has not again after a restart: the machine's
@@ -142,8 +147,8 @@ fn identity(host: &str, otherwise: &str, random: u64) -> String {
 }
 
 /// Names the process in its user agent, so that audit logs tell who wrote.
-async fn config(name: &'static str, args: &CommonArgs) -> anyhow::Result<kube::Config> {
-    let mut config = match &args.kubeconfig {
+async fn config(name: &str, kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+    let mut config = match kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)?;
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?

@@ -1,5 +1,6 @@
 //! The protocols between a Site's agent and a gateway of the hub, and between a node's watchdog and the agent: generated
-//! code, limits, digests, MACs, join tokens and key pins. Both ends use these, so that they cannot differ.
+//! code, limits, digests, MACs, join tokens, wallets' statements and key pins. Both ends use these, so that they cannot
+//! differ.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -8,6 +9,7 @@ pub mod limits;
 pub mod mac;
 pub mod pin;
 pub mod token;
+pub mod wallet;
 
 /// Generated from `proto/atoll/watchdog/v1/watchdog.proto`, which documents it.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -46,6 +46,12 @@ impl Pin {
         Self::of_certificate(&block.contents)
     }
 
+    /// The hash itself.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The name of the Site that has this key: "site-" and 16 hex digits.
     #[must_use]
     pub fn site_name(&self) -> String {

@@ -1,10 +1,13 @@
 //! A hub that says what a test tells it to: one gateway with real TLS, and everything that the agent said.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin as Pinned;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_wire::pin::Pin;
 use atoll_wire::token::{JoinToken, RANDOM_BYTES};
@@ -13,6 +16,7 @@ use atoll_wire::v1::{
     AgentMessage, Grant, HubMessage, JoinRequest, JoinResponse, RenewRequest, RenewResponse, Slice, SliceKey,
     SyncComplete, Welcome, agent_message, hub_message,
 };
+use atoll_wire::wallet::{Statement, WalletKey};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, PublicKeyData as _,
@@ -31,6 +35,8 @@ struct Shared {
     ca_pem: String,
     token: JoinToken,
     joins: AtomicBool,
+    known: Mutex<HashSet<String>>,
+    ended: AtomicBool,
     granting: AtomicBool,
     out: Mutex<Option<mpsc::Sender<Result<HubMessage, Status>>>>,
     heard: mpsc::UnboundedSender<agent_message::Message>,
@@ -66,6 +72,8 @@ impl Hub {
             ca_pem: ca.pem(),
             token,
             joins: AtomicBool::new(true),
+            known: Mutex::default(),
+            ended: AtomicBool::new(false),
             granting: AtomicBool::new(true),
             out: Mutex::new(None),
             heard,
@@ -78,6 +86,16 @@ impl Hub {
 
     pub fn token(&self) -> String {
         self.shared.token.to_string()
+    }
+
+    /// The pin of its CA.
+    pub fn pin(&self) -> Pin {
+        self.shared.token.pin()
+    }
+
+    /// Whether certificates have ended when they are given.
+    pub fn give_ended(&self, ended: bool) {
+        self.shared.ended.store(ended, Ordering::SeqCst);
     }
 
     /// Whether heartbeats are answered.
@@ -127,14 +145,34 @@ impl Gateway for Served {
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let request = request.into_inner();
-        if request.token != self.0.token.presented().to_string() || !self.0.joins.swap(false, Ordering::SeqCst) {
+        let csr = CertificateSigningRequestParams::from_der(&request.csr_der.as_slice().into()).unwrap();
+        let key = Pin::of_spki(&csr.public_key.subject_public_key_info());
+        if let Some(wallet) = &request.wallet {
+            let statement = Statement {
+                hub: self.0.token.pin(),
+                key,
+                signed_at: wallet.signed_at,
+                region: &request.region,
+                display_name: &request.display_name,
+            };
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().try_into().unwrap();
+            let signer = WalletKey::new(&wallet.public_key).unwrap();
+            signer.verify(&statement, &wallet.signature, now).map_err(|e| Status::unauthenticated(e.to_string()))?;
+        } else if request.token.is_empty() {
+            if !self.0.known.lock().unwrap().contains(&key.site_name()) {
+                return Err(Status::unauthenticated("no such key"));
+            }
+        } else if request.token != self.0.token.presented().to_string() || !self.0.joins.swap(false, Ordering::SeqCst) {
             return Err(Status::unauthenticated("no such token"));
         }
-        let csr = CertificateSigningRequestParams::from_der(&request.csr_der.as_slice().into()).unwrap();
+        self.0.known.lock().unwrap().insert(key.site_name());
         let mut params = CertificateParams::default();
+        if self.0.ended.load(Ordering::SeqCst) {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         Ok(Response::new(JoinResponse {
-            site: Pin::of_spki(&csr.public_key.subject_public_key_info()).site_name(),
+            site: key.site_name(),
             certificate_pem: params.signed_by(&csr.public_key, &self.0.issuer).unwrap().pem(),
             ca_pem: self.0.ca_pem.clone(),
         }))

@@ -1,5 +1,6 @@
 //! Sites: whether they may be hired, and what they have. The rest of a Site's status is the gateway's.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use atoll_api::conditions::{self, site, site_reason};
@@ -15,13 +16,22 @@ use super::owned::{Owned, condition};
 /// What is to be written, for every Site whose status says something else.
 #[must_use]
 pub fn changes(network: &Network, now: Timestamp) -> Vec<Owned> {
-    network.sites.iter().filter_map(|(site, totals)| change(site, *totals, now)).collect()
+    let suspended: HashSet<&str> = network
+        .suppliers
+        .iter()
+        .filter(|supplier| supplier.spec.suspended)
+        .filter_map(|supplier| supplier.metadata.name.as_deref())
+        .collect();
+    let change = |(site, totals): &(Arc<Site>, Totals)| {
+        change(site, suspended.contains(site.spec.supplier.as_str()), *totals, now)
+    };
+    network.sites.iter().filter_map(change).collect()
 }
 
-fn change(object: &Site, totals: Totals, now: Timestamp) -> Option<Owned> {
+fn change(object: &Site, supplier_suspended: bool, totals: Totals, now: Timestamp) -> Option<Owned> {
     let name = object.metadata.name.clone()?;
     let old = object.status.clone().unwrap_or_default();
-    let accepted = accepted(object, &old, now);
+    let accepted = accepted(object, supplier_suspended, &old, now);
     let counts = (count(totals.nodes), count(totals.gpus), count(totals.free));
     let same = conditions::condition(&old.conditions, site::ACCEPTED) == Some(&accepted)
         && (old.nodes, old.gpus, old.free_gpus) == counts
@@ -83,9 +93,11 @@ fn status(object: &Site, accepted: &Condition, (nodes, gpus, free): (i32, i32, i
     })
 }
 
-fn accepted(object: &Site, old: &SiteStatus, now: Timestamp) -> Condition {
+fn accepted(object: &Site, supplier_suspended: bool, old: &SiteStatus, now: Timestamp) -> Condition {
     let (holds, reason, message) = if object.spec.suspended {
         (false, site_reason::SUSPENDED, "spec.suspended is true")
+    } else if supplier_suspended {
+        (false, site_reason::SUPPLIER_SUSPENDED, "spec.suspended of its Supplier is true")
     } else if object.spec.quarantined {
         (false, site_reason::QUARANTINED, "spec.quarantined is true: it is seen, and not hired before it is promoted")
     } else {
@@ -153,6 +165,24 @@ mod tests {
         object.spec.quarantined = true;
         let said = at(Arc::new(object), Totals::default())[0].status["conditions"][0].clone();
         assert_eq!((&said["status"], &said["reason"]), (&json!("False"), &json!("Quarantined")));
+    }
+
+    #[test]
+    fn a_site_of_a_suspended_supplier_is_not_accepted() {
+        let supplier = |name: &str, suspended: bool| {
+            let object = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Supplier", "metadata": {"name": name},
+                                "spec": {"displayName": name, "suspended": suspended}});
+            Arc::new(serde_json::from_value(object).unwrap())
+        };
+        let said = |suppliers| {
+            let network =
+                Network { sites: vec![(site(false, &json!({})), Totals::default())], suppliers, ..Network::default() };
+            let changes = changes(&network, Timestamp::from_second(1_000).unwrap());
+            let accepted = &changes[0].status["conditions"][0];
+            format!("{} {}", accepted["status"], accepted["reason"])
+        };
+        assert_eq!(said(vec![supplier("acme", true)]), r#""False" "SupplierSuspended""#);
+        assert_eq!(said(vec![supplier("acme", false), supplier("other", true)]), r#""True" "Joined""#);
     }
 
     #[test]

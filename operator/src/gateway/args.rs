@@ -6,6 +6,8 @@ use std::time::Duration;
 use atoll_api::names::SYSTEM_NAMESPACE;
 use atoll_runtime::process::CommonArgs;
 
+use super::door::Limits;
+
 /// A gateway: the end of the hub that the agents of Sites talk to.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "atoll-gateway", version)]
@@ -32,9 +34,35 @@ pub struct Args {
     /// How often agents send a heartbeat, unless short fence times need it more often; such as `10s`.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub heartbeat: Duration,
+    /// TLS connections that one address (IPv4) or network of 64 bits (IPv6) may begin each second; ten times as many at
+    /// once. Behind something that hides addresses all Sites are one source: allow as many as for all.
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub source_handshakes_per_second: u32,
+    /// TLS connections that all may begin each second; ten times as many at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub handshakes_per_second: u32,
+    /// Joins, and certificates for keys that joined, of one such source each minute.
+    #[arg(long, value_name = "COUNT", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub source_joins_per_minute: u32,
+    /// The same of all each second.
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub joins_per_second: u32,
     /// Seconds after which the Sites of a silent gateway count as lost with it.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(3..=3600))]
     pub lease_seconds: u32,
+}
+
+impl Args {
+    /// How many may come in.
+    #[must_use]
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            source_handshakes_per_second: self.source_handshakes_per_second,
+            handshakes_per_second: self.handshakes_per_second,
+            source_joins_per_minute: self.source_joins_per_minute,
+            joins_per_second: self.joins_per_second,
+        }
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use atoll_api::names::LABEL_SITE;
-use atoll_api::{ClusterSlice, GpuModel, GpuNode, Site};
+use atoll_api::{ClusterSlice, GpuModel, GpuNode, Site, Supplier};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ObjectMeta;
@@ -31,7 +31,14 @@ impl Cached for GpuNode {
     }
 }
 
+/// Grouped by their supplier.
 impl Cached for Site {
+    fn group(&self) -> &str {
+        &self.spec.supplier
+    }
+}
+
+impl Cached for Supplier {
     fn group(&self) -> &'static str {
         ""
     }
@@ -113,6 +120,12 @@ impl<K: Cached> Cache<K> {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<K>> {
         self.read().groups.values().flat_map(HashMap::values).cloned().collect()
+    }
+
+    /// How many objects there are like this.
+    #[must_use]
+    pub fn count(&self, like: impl Fn(&K) -> bool) -> usize {
+        self.read().groups.values().flat_map(HashMap::values).filter(|object| like(object)).count()
     }
 
     /// Notified of every change.

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use super::door::{Full, Wish};
+
 /// All metrics; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     sessions: IntGauge,
     joins: IntCounterVec,
+    turned_away: IntCounterVec,
     received: IntCounterVec,
     sent: IntCounterVec,
     refused: IntCounterVec,
@@ -58,7 +61,16 @@ impl Metrics {
         };
         let metrics = Self {
             sessions: IntGauge::new("atoll_gateway_sessions", "Sessions that are live.")?,
-            joins: counters("atoll_gateway_joins_total", "Requests to join, by gRPC code.", &["code"])?,
+            joins: counters(
+                "atoll_gateway_joins_total",
+                "Requests to join, by what they showed and gRPC code.",
+                &["by", "code"],
+            )?,
+            turned_away: counters(
+                "atoll_gateway_turned_away_total",
+                "Connections and joins that were too many.",
+                &["what", "reason"],
+            )?,
             received: counters("atoll_gateway_messages_received_total", "Messages of agents, by kind.", &["kind"])?,
             sent: counters("atoll_gateway_messages_sent_total", "Messages to agents, by kind.", &["kind"])?,
             refused: counters("atoll_gateway_refused_total", "What agents sent and was not believed.", &["what"])?,
@@ -97,8 +109,21 @@ impl Metrics {
         SessionGuard(self.sessions.clone())
     }
 
-    pub(super) fn join(&self, code: tonic::Code) {
-        self.joins.with_label_values(&[&format!("{code:?}")]).inc();
+    pub(super) fn join(&self, by: &str, code: tonic::Code) {
+        self.joins.with_label_values(&[by, &format!("{code:?}")]).inc();
+    }
+
+    pub(super) fn turned_away(&self, what: Wish, reason: Full) {
+        let what = match what {
+            Wish::Handshake => "handshake",
+            Wish::Join => "join",
+        };
+        let reason = match reason {
+            Full::Source => "source",
+            Full::SourceAtOnce => "source_at_once",
+            Full::Overall => "overall",
+        };
+        self.turned_away.with_label_values(&[what, reason]).inc();
     }
 
     pub(super) fn received(&self, kind: &str) {

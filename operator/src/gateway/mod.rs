@@ -4,10 +4,12 @@
 //! from the API and from what agents say at the beginning of a session, so it may be killed at any moment.
 
 pub mod args;
+mod authority;
 mod ca_secret;
 mod cache;
 mod coalesce;
 mod devices;
+mod door;
 #[cfg(test)]
 mod fixtures;
 mod inventory;
@@ -26,6 +28,7 @@ mod sites;
 mod tls;
 mod writer;
 
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,11 +38,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 use self::args::Args;
-use self::pki::HubCa;
+use self::authority::Authority;
+use self::door::Door;
+use self::metrics::Metrics;
 use self::pulse::Rhythm;
 use self::shared::{Gateway, Settings};
 
@@ -68,18 +74,33 @@ async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
     for part in [READY_CACHES, READY_LEASE, READY_LISTENER] {
         process.readiness.expect(part);
     }
+    let door = Arc::new(Door::new(args.limits(), RandomState::new()));
     let name = args.name.unwrap_or_else(|| format!("atoll-gateway-{}", process_identity("host")));
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
-    let Some(ca) = hub_ca(process, &args.namespace).await else { return Ok(()) };
+    let Some(authority) = hub_ca(process, &args.namespace).await else { return Ok(()) };
+    let (authorities, authority) = watch::channel(Arc::new(authority));
     let names = server_names(&args.namespace, args.public_names);
-    let certificate = Arc::new(tls::OwnCertificate::issue(&ca, names, Timestamp::now())?);
-    let config = tls::server_config(&ca, Arc::clone(&certificate))?;
-    let settings = Settings { rhythm: Rhythm { heartbeat: args.heartbeat, patience: args.suspect_after } };
-    let lease = Duration::from_secs(u64::from(args.lease_seconds));
-    let gateway = Arc::new(Gateway::new(process, name, &args.namespace, settings, lease, ca)?);
+    let (configs, fresh_configs) = tls::configs(authority.clone(), names, Timestamp::now())?;
+    let metrics = Metrics::register(&process.registry)?;
+    let settings = Settings {
+        rhythm: Rhythm { heartbeat: args.heartbeat, patience: args.suspect_after },
+        lease: Duration::from_secs(u64::from(args.lease_seconds)),
+    };
+    let gateway = Gateway::new(process, name, &args.namespace, settings, metrics.clone(), authority, Arc::clone(&door));
+    let gateway = Arc::new(gateway);
 
     let background = TaskTracker::new();
-    spawn_background(&background, process, &gateway, &args.namespace, certificate);
+    spawn_background(&background, process, &gateway, &args.namespace);
+    let (secrets, until) = (Api::namespaced(process.client.clone(), &args.namespace), process.shutdown.clone());
+    background.spawn(async move {
+        // A gateway whose certificates stand still would be shut out in the end: however this ends, the process ends.
+        let _end = until.clone().drop_guard();
+        tokio::select! {
+            () = until.cancelled() => {}
+            () = ca_secret::follow(secrets, authorities) => {}
+            () = fresh_configs => {}
+        }
+    });
     tokio::select! {
         () = process.shutdown.cancelled() => {}
         () = gateway.listed() => {
@@ -93,7 +114,7 @@ async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
         }
     }
 
-    let connections = tls::incoming(listener, config, gateway.metrics.clone(), process.shutdown.clone());
+    let connections = tls::incoming(listener, configs, door, metrics, process.shutdown.clone());
     let server = Server::builder()
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -117,13 +138,7 @@ async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn spawn_background(
-    background: &TaskTracker,
-    process: &Process,
-    gateway: &Arc<Gateway>,
-    namespace: &str,
-    certificate: Arc<tls::OwnCertificate>,
-) {
+fn spawn_background(background: &TaskTracker, process: &Process, gateway: &Arc<Gateway>, namespace: &str) {
     let shutdown = &process.shutdown;
     let (client, namespace) = (process.client.clone(), namespace.to_owned());
     let (of_follow, until) = (Arc::clone(gateway), shutdown.clone());
@@ -141,8 +156,6 @@ fn spawn_background(
         let _end = until.clone().drop_guard();
         of_lease.lease.keep(until, |held| readiness.set(READY_LEASE, held)).await;
     });
-    let (of_certificate, until) = (Arc::clone(gateway), shutdown.clone());
-    background.spawn(async move { certificate.keep_fresh(&of_certificate.ca, until).await });
 }
 
 /// Sessions say goodbye, what is pending is written, then the Lease is given up: from then on nobody waits for us.
@@ -157,7 +170,7 @@ async fn shut_down(gateway: &Gateway, background: &TaskTracker) {
 }
 
 /// The hub's CA; None when the process ends before it can be had.
-async fn hub_ca(process: &Process, namespace: &str) -> Option<HubCa> {
+async fn hub_ca(process: &Process, namespace: &str) -> Option<Authority> {
     let secrets: Api<Secret> = Api::namespaced(process.client.clone(), namespace);
     loop {
         match ca_secret::load_or_create(&secrets, Timestamp::now()).await {

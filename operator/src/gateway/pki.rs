@@ -59,6 +59,7 @@ pub struct HubCa {
 /// A key that proved to be its sender's, and the Site that it is.
 pub struct SiteKey {
     key: PublicKey,
+    pin: Pin,
     site: String,
 }
 
@@ -75,9 +76,7 @@ impl HubCa {
     pub fn generate(now: Timestamp) -> Result<(Self, String), PkiError> {
         let key = KeyPair::generate()?;
         let mut params = lasting(now, CA_LIFETIME);
-        params.distinguished_name.push(DnType::CommonName, "Atoll hub CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        for_ca(&mut params, &key);
         let certificate_pem = params.self_signed(&key)?.pem();
         let key_pem = key.serialize_pem();
         Ok((Self::from_pem(certificate_pem, &key_pem)?, key_pem))
@@ -94,6 +93,13 @@ impl HubCa {
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|e| stored(e.to_string()))?;
         Ok(Self { certificate, certificate_pem, issuer })
+    }
+
+    /// The word of this CA for one that was generated, PEM: who knows this one accepts what the other one issues.
+    pub fn certify(&self, other: &Self, now: Timestamp) -> Result<String, PkiError> {
+        let mut params = lasting(now, CA_LIFETIME);
+        for_ca(&mut params, other.issuer.key());
+        Ok(params.signed_by(other.issuer.key(), &self.issuer)?.pem())
     }
 
     /// The CA's certificate in PEM.
@@ -141,8 +147,14 @@ impl SiteKey {
             return Err(RequestError::Size);
         }
         let request = CertificateSigningRequestParams::from_der(&der.into()).map_err(RequestError::Invalid)?;
-        let site = Pin::of_spki(&request.public_key.subject_public_key_info()).site_name();
-        Ok(Self { key: request.public_key, site })
+        let pin = Pin::of_spki(&request.public_key.subject_public_key_info());
+        Ok(Self { key: request.public_key, pin, site: pin.site_name() })
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        self.pin
     }
 
     /// Name of the Site that has this key.
@@ -155,6 +167,15 @@ impl SiteKey {
 /// Name of the Site that presented this certificate, which the TLS handshake has verified.
 pub fn site_of(certificate: &CertificateDer<'_>) -> Result<String, PkiError> {
     Ok(Pin::of_certificate(certificate)?.site_name())
+}
+
+/// What all certificates of one CA's key have in common. Each CA has a name of its own, so that who knows two of them need
+/// not try both.
+fn for_ca(params: &mut CertificateParams, key: &KeyPair) {
+    let pin = Pin::of_spki(&key.subject_public_key_info());
+    params.distinguished_name.push(DnType::CommonName, format!("Atoll hub CA {pin}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
 }
 
 fn lasting(now: Timestamp, lifetime: Duration) -> CertificateParams {

@@ -18,6 +18,8 @@ pub enum End {
     Superseded,
     /// The Site was suspended.
     Suspended,
+    /// The Site's Supplier was suspended.
+    SupplierSuspended,
     /// The Site was deleted.
     Unknown,
     /// Somebody has called the Site lost: nothing more may be granted in this session.
@@ -29,6 +31,8 @@ pub enum End {
 pub struct Mailbox {
     /// Number of the session; 0 until it is known.
     number: AtomicI64,
+    /// The Site's Supplier, once it is known.
+    supplier: Mutex<String>,
     slices: Mutex<HashSet<String>>,
     models: AtomicBool,
     news: Notify,
@@ -85,6 +89,14 @@ impl Mailbox {
     #[must_use]
     pub fn end_token(&self) -> &CancellationToken {
         &self.ended
+    }
+
+    fn of(&self, supplier: &str) {
+        supplier.clone_into(&mut self.supplier.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn is_of(&self, supplier: &str) -> bool {
+        *self.supplier.lock().unwrap_or_else(PoisonError::into_inner) == supplier
     }
 
     fn slice_changed(&self, key: &str) {
@@ -146,6 +158,7 @@ impl Registry {
         let Some(mailbox) = self.lock().get(name).cloned() else { return };
         let number = mailbox.number.load(Ordering::SeqCst);
         let Some(site) = site else { return mailbox.end(End::Unknown) };
+        mailbox.of(&site.spec.supplier);
         if site.spec.suspended {
             return mailbox.end(End::Suspended);
         }
@@ -155,6 +168,13 @@ impl Registry {
             Some(newest) if newest.number == number && newest.last_grant.is_some() => mailbox.end(End::CalledLost),
             _ => {}
         }
+    }
+
+    /// A Supplier is suspended: the sessions of its Sites end.
+    pub fn supplier_suspended(&self, supplier: &str) {
+        self.lock().values().filter(|mailbox| mailbox.is_of(supplier)).for_each(|mailbox| {
+            mailbox.end(End::SupplierSuspended);
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Mailbox>>> {
@@ -218,6 +238,21 @@ mod tests {
             registry.site_changed("site-a", changed.as_ref());
             assert_eq!(mailbox.ended().now_or_never(), end, "{name}");
         }
+    }
+
+    #[test]
+    fn the_sessions_of_a_suspended_supplier_s_sites_end_and_no_others() {
+        let registry = Registry::default();
+        let [(a, _), (b, _), (other, _)] = ["site-a", "site-b", "site-c"].map(|site| registry.begin(site));
+        for (site, supplier) in [("site-a", "acme"), ("site-b", "acme"), ("site-c", "other")] {
+            let mut object = fixtures::site(site);
+            supplier.clone_into(&mut object.spec.supplier);
+            registry.site_changed(site, Some(&object));
+        }
+        registry.supplier_suspended("acme");
+        assert_eq!(a.ended().now_or_never(), Some(End::SupplierSuspended));
+        assert_eq!(b.ended().now_or_never(), Some(End::SupplierSuspended));
+        assert_eq!(other.ended().now_or_never(), None);
     }
 
     #[test]

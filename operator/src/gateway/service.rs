@@ -1,7 +1,9 @@
 //! The gRPC service: who calls, and what is called.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use atoll_runtime::clock::boot_time;
 use atoll_wire::limits::MAX_MESSAGE_BYTES;
 use atoll_wire::v1::gateway_server::{Gateway as Protocol, GatewayServer};
 use atoll_wire::v1::{AgentMessage, HubMessage, JoinRequest, JoinResponse, RenewRequest, RenewResponse};
@@ -10,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::join::Joiner;
+use super::door::{Full, Wish};
 use super::shared::Gateway;
 use super::{pki, session};
 
@@ -33,8 +35,11 @@ impl Service {
 #[tonic::async_trait]
 impl Protocol for Service {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let result = self.0.joiner.join(&self.0.ca, request.get_ref(), Timestamp::now()).await;
-        self.0.metrics.join(result.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        self.admit(request.remote_addr())?;
+        let authority = Arc::clone(&self.0.authority.borrow());
+        let by = shown(request.get_ref());
+        let result = self.0.joiner.join(&authority, request.get_ref(), Timestamp::now()).await;
+        self.0.metrics.join(by, result.as_ref().map_or_else(Status::code, |_| Code::Ok));
         if let Err(status) = &result {
             tracing::info!(code = ?status.code(), message = status.message(), "join refused");
         }
@@ -43,13 +48,8 @@ impl Protocol for Service {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let name = caller(&request)?;
-        let site = self.0.sites.find(&name).await.map_err(|error| {
-            tracing::warn!(%error, site = name, "the API server does not answer a renewal");
-            Status::unavailable("the hub cannot look this up now; try again")
-        })?;
-        let site =
-            site.ok_or_else(|| Status::permission_denied("this Site is not known to the hub; join with a new token"))?;
-        Joiner::renew(&self.0.ca, &site, request.get_ref(), Timestamp::now()).map(Response::new)
+        let authority = Arc::clone(&self.0.authority.borrow());
+        self.0.joiner.renew(&authority, &name, request.get_ref(), Timestamp::now()).await.map(Response::new)
     }
 
     type SessionStream = ReceiverStream<Result<HubMessage, Status>>;
@@ -65,6 +65,29 @@ impl Protocol for Service {
         let (outbox, messages) = mpsc::channel(OUTBOX);
         self.0.tasks.spawn(session::run(Arc::clone(&self.0), site, request.into_inner(), outbox));
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+impl Service {
+    /// Lets a join in, or says when to come again.
+    fn admit(&self, source: Option<SocketAddr>) -> Result<(), Status> {
+        let source = source.ok_or_else(|| Status::internal("the connection has no address"))?;
+        self.0.door.join(source.ip(), boot_time()).map_err(|full| {
+            self.0.metrics.turned_away(Wish::Join, full);
+            Status::resource_exhausted(match full {
+                Full::Source | Full::SourceAtOnce => "too many joins from this address; try again in a minute",
+                Full::Overall => "too many joins at this hub now; try again in some seconds",
+            })
+        })
+    }
+}
+
+/// What a join shows for itself; a label value.
+fn shown(request: &JoinRequest) -> &'static str {
+    match (&request.wallet, request.token.as_str()) {
+        (Some(_), _) => "wallet",
+        (None, "") => "key",
+        (None, _) => "token",
     }
 }
 

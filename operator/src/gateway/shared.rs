@@ -1,23 +1,26 @@
 //! What the parts of a gateway share.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::names::{COMPONENT_GATEWAY, FIELD_MANAGER_GATEWAY, LABEL_COMPONENT, LABEL_SITE};
-use atoll_api::{ClusterSlice, GpuModel, GpuNode, Site};
+use atoll_api::{ClusterSlice, GpuModel, GpuNode, Site, Supplier};
 use atoll_runtime::process::Process;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::Api;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::authority::Authority;
 use super::cache::Cache;
+use super::door::Door;
 use super::join::Joiner;
 use super::lease::OwnLease;
 use super::metrics::Metrics;
-use super::pki::HubCa;
 use super::pulse::{self, Rhythm};
 use super::registry::Registry;
 use super::sites::Sites;
@@ -29,8 +32,10 @@ pub struct Gateway {
     pub name: String,
     /// What flags say.
     pub settings: Settings,
-    /// The hub's CA.
-    pub ca: HubCa,
+    /// The hub's CAs, as they are now.
+    pub authority: watch::Receiver<Arc<Authority>>,
+    /// Who may come in now.
+    pub door: Arc<Door<RandomState>>,
     /// What watches have shown.
     pub caches: Caches,
     /// Who has a session here.
@@ -58,6 +63,8 @@ pub struct Gateway {
 pub struct Settings {
     /// Unless fence times ask for less.
     pub rhythm: Rhythm,
+    /// How long this gateway's own Lease lasts.
+    pub lease: Duration,
 }
 
 /// What watches have shown.
@@ -69,6 +76,8 @@ pub struct Caches {
     pub nodes: Arc<Cache<GpuNode>>,
     /// Sites.
     pub sites: Arc<Cache<Site>>,
+    /// Suppliers.
+    pub suppliers: Arc<Cache<Supplier>>,
     /// The catalogue.
     pub models: Arc<Cache<GpuModel>>,
     /// Leases of gateways.
@@ -82,34 +91,38 @@ impl Gateway {
         name: String,
         namespace: &str,
         settings: Settings,
-        lease: Duration,
-        ca: HubCa,
-    ) -> anyhow::Result<Self> {
+        metrics: Metrics,
+        authority: watch::Receiver<Arc<Authority>>,
+        door: Arc<Door<RandomState>>,
+    ) -> Self {
         let client = &process.client;
-        let metrics = Metrics::register(&process.registry)?;
         let caches = Caches::default();
         let reporter = Reporter { controller: FIELD_MANAGER_GATEWAY.to_owned(), instance: Some(name.clone()) };
         let events = Recorder::new(client.clone(), reporter);
-        let sites = Sites::new(Api::all(client.clone()), Arc::clone(&caches.sites), metrics.clone(), events);
-        Ok(Self {
+        let (known, suppliers) = (Arc::clone(&caches.sites), Arc::clone(&caches.suppliers));
+        let sites = Sites::new(Api::all(client.clone()), known, suppliers, metrics.clone(), events);
+        Self {
             settings,
-            ca,
+            authority,
+            door,
             registry: Registry::default(),
             writer: Writer::new(client, &caches.slices, &caches.nodes, &sites, &metrics),
-            caches,
-            sites,
+            sites: sites.clone(),
             slices: Api::all(client.clone()),
             joiner: Joiner {
                 secrets: Api::namespaced(client.clone(), namespace),
                 sites: Api::all(client.clone()),
                 suppliers: Api::all(client.clone()),
+                known_sites: sites,
+                known_suppliers: Arc::clone(&caches.suppliers),
             },
-            lease: OwnLease::new(Api::namespaced(client.clone(), namespace), name.clone(), lease),
+            caches,
+            lease: OwnLease::new(Api::namespaced(client.clone(), namespace), name.clone(), settings.lease),
             name,
             metrics,
             shutdown: process.shutdown.clone(),
             tasks: TaskTracker::new(),
-        })
+        }
     }
 
     /// Follows the watches for as long as it is polled.
@@ -122,8 +135,12 @@ impl Gateway {
         tokio::join!(
             self.caches.slices.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| registry
                 .slice_changed(&change.group, &change.key),),
-            self.caches.sites.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| registry
-                .site_changed(&change.key, change.object.as_deref()),),
+            self.caches.sites.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| {
+                registry.site_changed(&change.key, change.object.as_deref());
+                self.supplier_seen(&change.group);
+            }),
+            self.caches.suppliers.follow(watcher(Api::all(client.clone()), all()).default_backoff(), |change| self
+                .supplier_seen(&change.key),),
             self.caches
                 .models
                 .follow(watcher(Api::all(client.clone()), all()).default_backoff(), |_| registry.models_changed(),),
@@ -140,10 +157,19 @@ impl Gateway {
             self.caches.slices.listed(),
             self.caches.nodes.listed(),
             self.caches.sites.listed(),
+            self.caches.suppliers.listed(),
             self.caches.models.listed(),
             self.caches.leases.listed(),
         );
     }
+
+    /// Ends the sessions of a Supplier's Sites if the newest that is known of it is that it is suspended.
+    pub fn supplier_seen(&self, supplier: &str) {
+        if self.caches.suppliers.get(supplier).is_some_and(|supplier| supplier.spec.suspended) {
+            self.registry.supplier_suspended(supplier);
+        }
+    }
+
     /// How often a Site sends heartbeats now, and how long it may be silent.
     #[must_use]
     pub fn rhythm(&self, site: &str) -> Rhythm {

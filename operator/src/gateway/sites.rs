@@ -3,11 +3,12 @@
 //! Every write carries the resourceVersion that it was decided on. So sessions are numbered without gaps or twins, and
 //! a gateway that has lost a Site to another one cannot call it absent afterwards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::conditions::{self, set_condition, site_reason};
 use atoll_api::names::FIELD_MANAGER_GATEWAY;
-use atoll_api::{Availability, Site, SiteSession};
+use atoll_api::{Availability, Site, SiteSession, Supplier};
 use atoll_runtime::clock::boot_time;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -36,6 +37,9 @@ pub enum ClaimError {
     /// `spec.suspended` is true.
     #[error("this Site is suspended; ask the operators of the hub")]
     Suspended,
+    /// `spec.suspended` of its Supplier is true.
+    #[error("the supplier of this Site is suspended; ask the operators of the hub")]
+    SupplierSuspended,
     /// The API server did not take it.
     #[error("the hub cannot note the session: {0}")]
     Api(#[from] kube::Error),
@@ -74,15 +78,28 @@ pub struct Loss {
 #[derive(Clone)]
 pub struct Sites {
     api: Api<Site>,
-    cache: std::sync::Arc<Cache<Site>>,
+    cache: Arc<Cache<Site>>,
+    suppliers: Arc<Cache<Supplier>>,
     metrics: Metrics,
     events: Recorder,
 }
 
 impl Sites {
     /// Writes through `api` and compares with `cache`.
-    pub fn new(api: Api<Site>, cache: std::sync::Arc<Cache<Site>>, metrics: Metrics, events: Recorder) -> Self {
-        Self { api, cache, metrics, events }
+    pub fn new(
+        api: Api<Site>,
+        cache: Arc<Cache<Site>>,
+        suppliers: Arc<Cache<Supplier>>,
+        metrics: Metrics,
+        events: Recorder,
+    ) -> Self {
+        Self { api, cache, suppliers, metrics, events }
+    }
+
+    /// How many cached Sites are like this.
+    #[must_use]
+    pub fn count(&self, like: impl Fn(&Site) -> bool) -> usize {
+        self.cache.count(like)
     }
 
     /// The Site as cached, or as the API has it when it is too new for that.
@@ -99,6 +116,9 @@ impl Sites {
         for _ in 0..CONFLICTS {
             if site.spec.suspended {
                 return Err(ClaimError::Suspended);
+            }
+            if self.suppliers.get(&site.spec.supplier).is_some_and(|supplier| supplier.spec.suspended) {
+                return Err(ClaimError::SupplierSuspended);
             }
             let patch = claimed(&site, claimant, Timestamp::now());
             match self.write(name, &patch).await {
@@ -268,6 +288,7 @@ fn granted(age: Duration, now: Timestamp) -> Timestamp {
 fn message(loss: &Loss, last_grant: Timestamp) -> String {
     let why = match loss.reason {
         site_reason::SUSPENDED => "The Site is suspended",
+        site_reason::SUPPLIER_SUSPENDED => "The Site's supplier is suspended",
         site_reason::GATEWAY_LOST => "The gateway of its session is gone and the Site came to no other",
         _ => "No heartbeat of the Site's agent for too long",
     };

@@ -1,26 +1,29 @@
 //! TLS of the gateway: its own certificate, which changes while it runs, and the hub's CA for those of Sites.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::hash::RandomState;
+use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_runtime::clock::boot_time;
 use jiff::Timestamp;
-use rustls::server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::authority::Authority;
+use super::door::{Door, Wish};
 use super::metrics::Metrics;
-use super::pki::{HubCa, PkiError, SERVER_LIFETIME};
+use super::pki::{PkiError, SERVER_LIFETIME, ServerCertificate};
 
 /// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How many handshakes run at once; more connections wait unaccepted.
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 1024;
 /// Pause after an accept failed, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,31 +41,32 @@ pub enum TlsError {
     Verifier(#[from] VerifierBuilderError),
 }
 
-/// This gateway's certificate, replaced at half its life.
-#[derive(Debug)]
-pub struct OwnCertificate {
-    names: Vec<String>,
-    current: RwLock<Arc<CertifiedKey>>,
+/// TLS with a certificate of this gateway's own, of the hub's present CA.
+fn config(authority: &Authority, names: &[String], now: Timestamp) -> Result<Arc<ServerConfig>, TlsError> {
+    let own = authority.issue_server(names, now)?;
+    Ok(Arc::new(server_config(authority, own)?))
 }
 
-impl OwnCertificate {
-    /// The first one.
-    pub fn issue(ca: &HubCa, names: Vec<String>, now: Timestamp) -> Result<Self, TlsError> {
-        let current = RwLock::new(certified(ca, &names, now)?);
-        Ok(Self { names, current })
-    }
-
-    /// Replaces it at half its life, until `shutdown`.
-    pub async fn keep_fresh(&self, ca: &HubCa, shutdown: CancellationToken) {
+/// The first configuration, and those that follow it for as long as the future is polled: when the hub's CAs change, and
+/// when the gateway's certificate has lived half its life.
+pub fn configs(
+    mut authority: watch::Receiver<Arc<Authority>>,
+    names: Vec<String>,
+    now: Timestamp,
+) -> Result<(watch::Receiver<Arc<ServerConfig>>, impl Future<Output = ()> + Send), TlsError> {
+    let first = config(&authority.borrow_and_update(), &names, now)?;
+    let (sender, receiver) = watch::channel(first);
+    let keep_fresh = async move {
         let mut wait = SERVER_LIFETIME / 2;
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                changed = authority.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
-            wait = match certified(ca, &self.names, Timestamp::now()) {
+            let present = Arc::clone(&authority.borrow_and_update());
+            wait = match config(&present, &names, Timestamp::now()) {
                 Ok(fresh) => {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                    sender.send_replace(fresh);
                     SERVER_LIFETIME / 2
                 }
                 Err(error) => {
@@ -71,54 +75,49 @@ impl OwnCertificate {
                 }
             };
         }
-    }
-}
-
-impl ResolvesServerCert for OwnCertificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner)))
-    }
-}
-
-fn certified(ca: &HubCa, names: &[String], now: Timestamp) -> Result<Arc<CertifiedKey>, TlsError> {
-    let issued = ca.issue_server(names, now)?;
-    Ok(Arc::new(CertifiedKey::from_der(issued.chain, issued.key, &rustls::crypto::ring::default_provider())?))
+    };
+    Ok((receiver, keep_fresh))
 }
 
 /// TLS 1.3 with HTTP/2. A client certificate is optional, because a Site that joins has none; one that is given must be
-/// of the hub's CA.
-pub fn server_config(ca: &HubCa, own: Arc<OwnCertificate>) -> Result<ServerConfig, TlsError> {
+/// of the hub's CAs.
+fn server_config(authority: &Authority, own: ServerCertificate) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(ca.certificate().clone())?;
+    for certificate in authority.trusted() {
+        roots.add(certificate.clone())?;
+    }
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(clients)
-        .with_cert_resolver(own);
+        .with_single_cert(own.chain, own.key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session does not show its certificate again, and would outlive it.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
 
 /// Connections whose handshake is done. A slow or failing handshake holds up no other.
 pub fn incoming(
     listener: TcpListener,
-    config: ServerConfig,
+    configs: watch::Receiver<Arc<ServerConfig>>,
+    door: Arc<Door<RandomState>>,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> ReceiverStream<std::io::Result<TlsStream<TcpStream>>> {
     let (ready, connections) = mpsc::channel(16);
-    let acceptor = TlsAcceptor::from(Arc::new(config));
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let tcp = tokio::select! {
+            let (tcp, source) = tokio::select! {
                 () = shutdown.cancelled() => return,
                 accepted = listener.accept() => match accepted {
-                    Ok((tcp, _)) => tcp,
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -126,9 +125,14 @@ pub fn incoming(
                     }
                 },
             };
-            let (acceptor, ready, metrics) = (acceptor.clone(), ready.clone(), metrics.clone());
+            let acceptor = TlsAcceptor::from(Arc::clone(&configs.borrow()));
+            let (door, ready, metrics) = (Arc::clone(&door), ready.clone(), metrics.clone());
             tokio::spawn(async move {
                 let _place = place;
+                let _inside = match door.handshake(source.ip(), boot_time()) {
+                    Ok(inside) => inside,
+                    Err(full) => return metrics.turned_away(Wish::Handshake, full),
+                };
                 // Grants are small and urgent.
                 if let Err(error) = tcp.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY");

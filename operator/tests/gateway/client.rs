@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use atoll_wire::pin::Pin;
 use atoll_wire::v1::gateway_client::GatewayClient;
 use atoll_wire::v1::{self, agent_message::Message as FromAgent, hub_message::Message as ToAgent};
-use rcgen::{CertificateParams, KeyPair};
+use atoll_wire::wallet::{Statement, WalletSigner};
+use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -36,34 +38,80 @@ impl SiteIdentity {
     }
 
     async fn client(&self) -> GatewayClient<Channel> {
+        GatewayClient::new(self.connect().await.unwrap())
+    }
+
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
         let mut tls =
             ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.ca_pem)).domain_name("localhost");
         if let Some(certificate) = &self.certificate_pem {
             tls = tls.identity(Identity::from_pem(certificate, self.key.serialize_pem()));
         }
         let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{}", self.port)).unwrap();
-        GatewayClient::new(endpoint.tls_config(tls).unwrap().connect().await.unwrap())
+        endpoint.tls_config(tls).unwrap().connect().await
     }
 
     pub async fn join(&mut self, token: &str) -> Result<String, Status> {
-        let request = v1::JoinRequest {
-            token: token.to_owned(),
+        let request = v1::JoinRequest { token: token.to_owned(), ..self.request() };
+        self.ask(request).await
+    }
+
+    /// A request that shows nothing for itself but the key.
+    pub fn request(&self) -> v1::JoinRequest {
+        v1::JoinRequest {
+            token: String::new(),
             csr_der: self.csr(),
             display_name: "Test".to_owned(),
             region: "eu-west".to_owned(),
             agent_version: "test".to_owned(),
             wallet: None,
+        }
+    }
+
+    /// Joins by a wallet, for the hub with this pin.
+    pub async fn join_by_wallet(&mut self, wallet: &WalletSigner, hub: Pin) -> Result<String, Status> {
+        let request = self.request();
+        let statement = Statement {
+            hub,
+            key: Pin::of_spki(&self.key.subject_public_key_info()),
+            signed_at: jiff::Timestamp::now().as_second(),
+            region: &request.region,
+            display_name: &request.display_name,
         };
+        let wallet = Some(wallet.sign(&statement));
+        self.ask(v1::JoinRequest { wallet, ..request }).await
+    }
+
+    /// Sends a request without a certificate and keeps what it brings.
+    pub async fn ask(&mut self, request: v1::JoinRequest) -> Result<String, Status> {
+        self.certificate_pem = None;
         let joined = self.client().await.join(request).await?.into_inner();
-        assert_eq!(joined.ca_pem, self.ca_pem);
         self.certificate_pem = Some(joined.certificate_pem);
+        self.ca_pem = joined.ca_pem;
         Ok(joined.site)
     }
 
     pub async fn renew(&mut self) -> Result<(), Status> {
         let renewed = self.client().await.renew(v1::RenewRequest { csr_der: self.csr() }).await?.into_inner();
         self.certificate_pem = Some(renewed.certificate_pem);
+        self.ca_pem = renewed.ca_pem;
         Ok(())
+    }
+
+    /// The hub's CAs as this Site knows them.
+    pub fn bundle(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The same Site as it was when it knew this much of the hub.
+    pub fn knowing(&self, ca_pem: &str) -> Self {
+        let key = KeyPair::from_pem(&self.key.serialize_pem()).unwrap();
+        Self { port: self.port, ca_pem: ca_pem.to_owned(), key, certificate_pem: self.certificate_pem.clone() }
+    }
+
+    /// Whether a connection can be made.
+    pub async fn reaches(&self) -> bool {
+        self.connect().await.is_ok()
     }
 
     pub async fn session(&self, hello: v1::Hello) -> Result<AgentSession, Status> {

@@ -4,6 +4,7 @@
 
 mod client;
 mod fences;
+mod joining;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ struct Hub {
 struct RunningGateway {
     process: ManagedProcess,
     port: Port,
-    _http: Port,
+    http: Port,
 }
 
 impl RunningGateway {
@@ -90,7 +91,7 @@ impl Hub {
         if let Err(error) = ready.await {
             panic!("{error}\n{}", process.log_tail(30));
         }
-        RunningGateway { process, port, _http: http }
+        RunningGateway { process, port, http }
     }
 
     async fn token(&mut self, expires: Timestamp) -> JoinToken {

@@ -5,11 +5,11 @@ mod fences;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use atoll_api::conditions::is_true;
+use atoll_api::conditions::{condition, is_true, site_reason};
 use atoll_api::names::{FIELD_MANAGER_GATEWAY, SYSTEM_NAMESPACE};
-use atoll_api::{Cluster, ClusterSlice, ClusterStatus, GpuNode, Site, SlicePhase};
+use atoll_api::{Cluster, ClusterSlice, ClusterStatus, GpuNode, Site, SlicePhase, Supplier};
 use atoll_testkit::ports::Port;
 use atoll_testkit::wait::{eventually, wait_all, wait_for, wait_gone};
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, ManagedProcess, ProcessSpec, require};
@@ -369,4 +369,39 @@ async fn nobody_but_atoll_writes_a_placement_or_a_slice() {
     hub.plane.kubectl(["delete", "namespace", TENANT, "--wait=false"]).await.unwrap().ok().unwrap();
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(hub.plane.client());
     wait_gone(&namespaces, TENANT, LIMIT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_of_a_suspended_supplier_is_not_offered() {
+    require!(Core);
+    let hub = Hub::start(1).await;
+    let suppliers: Api<Supplier> = Api::all(hub.plane.client());
+    let supplier = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Supplier", "metadata": {"name": "acme"},
+                          "spec": {"displayName": "Acme"}});
+    suppliers.create(&PostParams::default(), &serde_json::from_value(supplier).unwrap()).await.unwrap();
+    hub.site("site-a", 1, 2).await;
+    let sites: Api<Site> = Api::all(hub.plane.client());
+    let suspend = async |suspended: bool, reason: &str| {
+        let began = Instant::now();
+        let patch = json!({"spec": {"suspended": suspended}});
+        suppliers.patch("acme", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        let accepted = |site: &Site| {
+            let status = site.status.as_ref();
+            let found = status.and_then(|status| condition(&status.conditions, "Accepted"));
+            found
+                .is_some_and(|found| found.status == if suspended { "False" } else { "True" } && found.reason == reason)
+        };
+        wait_for(&sites, "site-a", reason, LIMIT, accepted).await.unwrap();
+        println!("from suspended={suspended} to {reason}: {:?}", began.elapsed());
+    };
+    suspend(true, site_reason::SUPPLIER_SUSPENDED).await;
+    hub.apply("mine", &json!({})).await;
+    let waits = |cluster: &Cluster| {
+        let status = cluster.status.as_ref();
+        let placed = status.and_then(|status| condition(&status.conditions, "Placed"));
+        placed.is_some_and(|placed| placed.status == "False")
+    };
+    wait_for(&hub.clusters(), "mine", "to wait", LIMIT, waits).await.unwrap();
+    suspend(false, site_reason::JOINED).await;
+    hub.running("mine").await;
 }

@@ -93,7 +93,7 @@ impl Network {
         }
         let spec = SupplierSpec {
             display_name: name.to_owned(),
-            contact: format!("mailto:ops@{name}.example"),
+            contact: Some(format!("mailto:ops@{name}.example")),
             wallet: None,
             suspended: false,
         };

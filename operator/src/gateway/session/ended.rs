@@ -40,6 +40,7 @@ impl Ended {
             Self::Shutdown(message) => (Reason::Shutdown, *message),
             Self::Told(End::Superseded) => (Reason::Superseded, "a newer session of this Site has begun"),
             Self::Told(End::Suspended) => (Reason::Suspended, "this Site is suspended"),
+            Self::Told(End::SupplierSuspended) => (Reason::Suspended, "the supplier of this Site is suspended"),
             Self::Told(End::CalledLost) => (Reason::Silent, "the hub has called this Site absent"),
             Self::Told(End::Unknown) => (Reason::Suspended, "this Site is not known to the hub any more"),
         };

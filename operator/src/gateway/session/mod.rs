@@ -57,7 +57,7 @@ impl BeginError {
     fn answer(&self) -> Result<v1::HubMessage, Status> {
         let reason = match self {
             Self::NoHello | Self::NotHello | Self::BadHello(_) => Reason::Protocol,
-            Self::Claim(ClaimError::Suspended) => Reason::Suspended,
+            Self::Claim(ClaimError::Suspended | ClaimError::SupplierSuspended) => Reason::Suspended,
             Self::Superseded => Reason::Superseded,
             Self::Claim(ClaimError::Unknown) => return Err(Status::permission_denied(self.to_string())),
             Self::Claim(_) | Self::NotNow(_) => return Err(Status::unavailable(self.to_string())),
@@ -176,6 +176,7 @@ async fn begin(
     mailbox.numbered(number);
     // What was seen of the Site before the number was known.
     gateway.registry.site_changed(name, gateway.caches.sites.get(name).as_deref().or(Some(&site)));
+    gateway.supplier_seen(&site.spec.supplier);
     let rhythm = gateway.rhythm(name);
     let pulse = Pulse::begin(boot_time(), rhythm);
     let caught_up = tokio::select! {
@@ -222,6 +223,7 @@ async fn after(gateway: &Gateway, site: &str, number: i64, mailbox: &Mailbox, pu
         // Another session is the Site's by now, or other gateways find it orphaned.
         Ended::Told(End::Superseded | End::Unknown | End::CalledLost) | Ended::Shutdown(_) => return,
         Ended::Told(End::Suspended) => site_reason::SUSPENDED,
+        Ended::Told(End::SupplierSuspended) => site_reason::SUPPLIER_SUSPENDED,
         Ended::Silent => site_reason::HEARTBEATS_MISSED,
         Ended::Closed | Ended::Protocol(_) => match linger(gateway, mailbox, pulse).await {
             Some(reason) => reason,
@@ -244,7 +246,11 @@ async fn linger(gateway: &Gateway, mailbox: &Mailbox, pulse: Pulse) -> Option<&'
         tokio::select! {
             () = gateway.shutdown.cancelled() => return None,
             _ = lapses.changed() => return None,
-            end = mailbox.ended() => return (end == End::Suspended).then_some(site_reason::SUSPENDED),
+            end = mailbox.ended() => return match end {
+                End::Suspended => Some(site_reason::SUSPENDED),
+                End::SupplierSuspended => Some(site_reason::SUPPLIER_SUSPENDED),
+                End::Superseded | End::Unknown | End::CalledLost => None,
+            },
             () = tokio::time::sleep(left) => {}
         }
     }
