@@ -309,7 +309,7 @@ mod tests {
     use super::super::fixtures;
     use super::*;
 
-    const AGE: Duration = Duration::from_millis(30_500);
+    const AGE: Duration = Duration::from_secs(30);
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -354,8 +354,8 @@ mod tests {
             site = patched(&site, &lost(&site, &loss("gw", number), AGE, at(number)).unwrap());
             let status = site.status.clone().unwrap();
             let session = status.session.unwrap();
-            assert_eq!(session.last_grant_age_milliseconds, Some(30_500));
-            assert_eq!(session.last_grant.unwrap().0, at(number) - SignedDuration::from_millis(30_500));
+            assert_eq!(session.last_grant_age_milliseconds, Some(30_000));
+            assert_eq!(session.last_grant.unwrap().0, at(number) - SignedDuration::from_secs(30));
             assert!(!conditions::is_true(&status.conditions, conditions::site::CONNECTED));
         }
     }
