@@ -9,7 +9,7 @@ mod views;
 
 use std::sync::Arc;
 
-use atoll_core::member::Action;
+use atoll_core::member::{Action, Stopped};
 use futures::stream::BoxStream;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::Semaphore;
@@ -50,7 +50,13 @@ impl MemberRuntime for KubernetesRuntime {
         observe::observe(&self.client)
     }
 
-    async fn apply(&self, id: SliceId, spec: Option<Arc<SliceSpec>>, remember: u64, actions: Vec<Action>) -> Outcome {
+    async fn apply(
+        &self,
+        id: SliceId,
+        spec: Option<Arc<SliceSpec>>,
+        remember: Stopped,
+        actions: Vec<Action>,
+    ) -> Outcome {
         apply::Steps { site: self, id: &id, spec: spec.as_deref(), remember }.take(actions).await
     }
 

@@ -21,6 +21,7 @@ pub mod gpu_node;
 pub mod names;
 mod rules;
 pub mod site;
+pub mod site_policy;
 pub mod supplier;
 pub mod template;
 
@@ -43,6 +44,9 @@ pub use gpu_node::{
     NodeFence,
 };
 pub use site::{Availability, FencedCluster, Site, SiteSession, SiteSpec, SiteStatus};
+pub use site_policy::{
+    ImageRules, MemberCaps, NetworkRules, PresentMembers, SitePolicy, SitePolicySpec, SitePolicyStatus,
+};
 pub use supplier::{Supplier, SupplierSpec, SupplierStatus};
 pub use template::{MemberTemplate, MemberTemplateSpec};
 

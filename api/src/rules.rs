@@ -94,3 +94,17 @@ pub(crate) fn plain_resources(field: &str) -> Rule {
         )
         .reason(Reason::FieldValueForbidden)
 }
+
+/// An amount that is not nothing.
+pub(crate) fn above_zero(field: &str) -> Rule {
+    Rule::new("quantity(string(self)).compareTo(quantity('0')) > 0")
+        .message(format!("{field} must be above 0").as_str())
+}
+
+/// A list of networks, each with a prefix of at least so many bits.
+pub(crate) fn cidrs(field: &str, shortest: u8) -> Rule {
+    let prefix = if shortest == 0 { String::new() } else { format!(" && cidr(c).prefixLength() >= {shortest}") };
+    Rule::new(format!("self.all(c, isCIDR(c) && cidr(c) == cidr(c).masked(){prefix})")).message(
+        format!("{field} must be networks with nothing but zeros behind the prefix, such as \"10.2.0.0/16\"").as_str(),
+    )
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use atoll_api::gang::{Gang, GangMember, GangMode, GangSpec};
 use atoll_api::{SlicePhase, names};
+use atoll_core::member::Stopped;
 use atoll_core::units::UnitError;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -69,7 +70,7 @@ pub(super) fn service(id: &SliceId, cluster: &str) -> core::Service {
 /// The Gang of a slice.
 ///
 /// Fails on a quantity in the template that cannot be read.
-pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: u64) -> Result<Gang, UnitError> {
+pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: Stopped) -> Result<Gang, UnitError> {
     let spec = &slice.spec;
     let members = spec
         .members
@@ -98,7 +99,8 @@ pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: u64) -> Result<Gan
         (names::ANNOTATION_HUB_NAMESPACE.to_owned(), id.namespace.clone()),
         (names::ANNOTATION_EPOCH.to_owned(), spec.epoch.to_string()),
         (names::ANNOTATION_FENCE.to_owned(), format!("{}/{}", slice.times.stop.as_secs(), slice.times.kill.as_secs())),
-        (names::ANNOTATION_STOPPED_INCARNATION.to_owned(), remember.to_string()),
+        (names::ANNOTATION_STOPPED_INCARNATION.to_owned(), remember.lease.to_string()),
+        (names::ANNOTATION_DRAINED_INCARNATION.to_owned(), remember.drain.to_string()),
     ]));
     Ok(gang)
 }

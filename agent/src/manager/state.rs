@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_api::DisconnectionTimes;
 use atoll_core::lease::{self, Times};
-use atoll_core::member::{self, Action, Around, Gang, Member, Namespace, Phase, Pod, Report, Slice, Wish};
+use atoll_core::member::{self, Action, Around, Gang, Member, Namespace, Phase, Pod, Report, Slice, Stopped, Wish};
 use atoll_wire::digest;
 use atoll_wire::v1::SliceDigest;
 
@@ -20,7 +20,7 @@ use crate::runtime::{Observation, Outcome, SliceSpec};
 /// Something to be done on the Site.
 #[derive(Debug)]
 pub(super) enum Task {
-    Apply { id: SliceId, spec: Option<Arc<SliceSpec>>, remember: u64, actions: Vec<Action> },
+    Apply { id: SliceId, spec: Option<Arc<SliceSpec>>, remember: Stopped, actions: Vec<Action> },
     RemoveNamespace(String),
 }
 
@@ -80,6 +80,9 @@ pub(super) struct State {
     dirty_clusters: BTreeSet<String>,
     reports: Vec<(SliceId, Report)>,
     ailing: Arc<Ailing>,
+    policy: Arc<Policy>,
+    /// The deadline of a drain is over.
+    drained: bool,
 }
 
 impl State {
@@ -378,7 +381,7 @@ impl State {
         if entry.busy || entry.waiting {
             return None;
         }
-        let around = Around { namespace, may_start, lease: entry.lease, elsewhere: &elsewhere };
+        let around = Around { namespace, may_start, lease: entry.lease, drained: self.drained, elsewhere: &elsewhere };
         let actions = member::plan(&entry.slice, &around);
         if actions.is_empty() {
             if entry.slice.wish == Wish::Dropped && entry.slice.is_gone() {
@@ -389,8 +392,8 @@ impl State {
         }
         for action in &actions {
             // Remembered before it is written: this process must not start them either way.
-            if let Action::MarkStopped(incarnation) = action {
-                entry.slice.stopped_incarnation = entry.slice.stopped_incarnation.max(*incarnation);
+            if let Action::MarkStopped(cause, incarnation) = action {
+                entry.slice.decided = entry.slice.decided.with(*cause, *incarnation);
             }
         }
         entry.busy = true;
