@@ -144,7 +144,18 @@ fn describe(slice: &Slice, member: Member, unwanted: bool) -> Option<MemberRepor
         Some(MemberReport { member, phase, node: None, address: None, reason, message: message.to_owned() })
     };
     let Some(pod) = slice.pods.get(&member).or_else(|| slice.ended.get(&member)) else {
-        if let Some(cause) = slice.stopped().cause(member.incarnation) {
+        let stopped = slice.stopped().cause(member.incarnation);
+        if let Some(orphan) = slice.orphans.get(&member) {
+            return Some(MemberReport {
+                member,
+                phase: MemberPhase::Stopping,
+                node: Some(orphan.node.clone()),
+                address: None,
+                reason: stopped.map_or(Reason::Vanished, Reason::from),
+                message: "its pod is gone; its node's watchdog has not said yet that nothing of it runs".to_owned(),
+            });
+        }
+        if let Some(cause) = stopped {
             let message = match cause {
                 Cause::Lease => "stopped: no lease from the hub in time",
                 Cause::Drain => "stopped: the supplier drained its Site, and its deadline was over",
