@@ -7,6 +7,7 @@
 //! - [`manager`] alone knows what is wanted and what is there, has `atoll_core::member` decide, and has a
 //!   [`runtime::MemberRuntime`] take the steps; [`kubernetes`] is the one there is.
 //! - [`inventory`] watches Nodes and other pods.
+//! - [`policy`] watches what the supplier lets members do here.
 //! - [`identity`] joins and renews the certificate.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -22,6 +23,7 @@ pub mod metrics;
 pub mod naming;
 pub mod outbox;
 pub mod pod;
+pub mod policy;
 pub mod process;
 pub mod runtime;
 pub mod session;

@@ -7,6 +7,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_api::PresentMembers;
 use atoll_runtime::backoff::Backoff;
 use atoll_runtime::readiness::Readiness;
 use atoll_wire::v1::SliceDigest;
@@ -19,6 +20,7 @@ use crate::inventory::Ailing;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
 use crate::outbox::Outbox;
+use crate::policy::Policy;
 use crate::runtime::{MemberRuntime, Outcome};
 use state::{State, Task};
 
@@ -68,8 +70,10 @@ pub struct Manager<R> {
     pub clock: fn() -> Duration,
     /// Members that hold GPUs that are Unhealthy.
     pub ailing: watch::Receiver<Arc<Ailing>>,
-    /// Told whether any member holds GPUs here; `None` until everything was listed.
-    pub holding: watch::Sender<Option<bool>>,
+    /// What the supplier lets members do.
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// Told which members hold GPUs here; `None` until everything was listed.
+    pub present: watch::Sender<Option<PresentMembers>>,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// What is counted.
@@ -88,6 +92,7 @@ impl<R: MemberRuntime> Manager<R> {
     pub async fn run(mut self, mut hub: mpsc::Receiver<HubEvent>, shutdown: CancellationToken) {
         let mut seen = self.runtime.observe().ready_chunks(BATCH);
         let mut state = State::default();
+        state.set_policy(self.policy.borrow_and_update().clone());
         let mut begin: Option<oneshot::Sender<Vec<SliceDigest>>> = None;
         let mut tasks = JoinSet::<Finished>::new();
         let slices = Backoff::<SliceId>::new(RETRY_BASE, RETRY_CAP);
@@ -96,7 +101,7 @@ impl<R: MemberRuntime> Manager<R> {
         loop {
             let now = (self.clock)();
             let granted = *self.granted.borrow_and_update();
-            let wake = state.next_lease_change(granted, now).map(|at| at.saturating_sub(now).min(LONGEST_SLEEP));
+            let wake = state.next_change(granted, now).map(|at| at.saturating_sub(now).min(LONGEST_SLEEP));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 observations = seen.next() => {
@@ -144,6 +149,12 @@ impl<R: MemberRuntime> Manager<R> {
                     }
                     state.set_ailing(self.ailing.borrow_and_update().clone());
                 }
+                result = self.policy.changed() => {
+                    if result.is_err() {
+                        return;
+                    }
+                    state.set_policy(self.policy.borrow_and_update().clone());
+                }
                 () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
             }
             self.readiness.set(PART_CACHES, state.is_listed());
@@ -164,8 +175,8 @@ impl<R: MemberRuntime> Manager<R> {
                 self.outbox.put(id.clone(), crate::convert::report(&id, &report));
             }
             state.count(&self.metrics);
-            let holding = Some(state.is_holding());
-            self.holding.send_if_modified(|told| std::mem::replace(told, holding) != holding);
+            let present = Some(state.present());
+            self.present.send_if_modified(|told| std::mem::replace(told, present) != present);
         }
     }
 

@@ -153,7 +153,11 @@ mod tests {
         for (spec, would_be, says) in [
             (json!({"availability": "Paused"}), 1, "paused"),
             (json!({"availability": "Draining"}), 1, "drains"),
-            (json!({"members": {"max": 2}}), 3, "there would be 3 members on this Site, and its supplier lets 2 be here"),
+            (
+                json!({"members": {"max": 2}}),
+                3,
+                "there would be 3 members on this Site, and its supplier lets 2 be here",
+            ),
             (json!({"members": {"max": 0}}), 1, "lets 0 be here"),
             (json!({"members": {"cpu": "much"}}), 1, "cannot be understood"),
             (json!({"images": {"requireDigest": true}}), 1, "by digest only"),

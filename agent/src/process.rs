@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use atoll_api::PresentMembers;
 use atoll_runtime::clock::boot_time;
 use atoll_runtime::process::Process;
 use atoll_wire::token::JoinToken;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -17,6 +19,8 @@ use crate::kubernetes::KubernetesRuntime;
 use crate::manager::{Manager, PART_CACHES, PART_SESSION};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::policy::Policy;
+use crate::policy::keep::{Keeper, NetworkWritten, PART_POLICY};
 use crate::session::Sessions;
 
 /// Part of the readiness: the Site has joined a hub.
@@ -37,31 +41,48 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
-    for part in [PART_IDENTITY, PART_CACHES, PART_INVENTORY, PART_SESSION] {
+    for part in [PART_IDENTITY, PART_CACHES, PART_INVENTORY, PART_POLICY, PART_SESSION] {
         process.readiness.expect(part);
     }
     let metrics = Metrics::new(&process.registry)?;
     let boot_id = tokio::fs::read_to_string(BOOT_ID).await.context(BOOT_ID)?.trim().to_owned();
     // Without a grant yet, members found here count from now.
     let (granted, grants) = watch::channel(boot_time());
-    let (holding, mut held) = watch::channel(None);
+    let (present, mut held) = watch::channel(None);
+    let (policy, policies) = watch::channel(Arc::new(Policy::unread()));
+    let (network, networks) = watch::channel(NetworkWritten::default());
     let (manager, wishes) = mpsc::channel(WISHES);
     let outbox = Arc::new(Outbox::default());
     let inventory = Arc::new(InventoryBook::default());
     let mut tasks = JoinSet::new();
     // Members are under their leases from the start, whether there is a hub or not.
     tasks.spawn(
+        Keeper {
+            client: process.client.clone(),
+            namespace: args.namespace.clone(),
+            policy,
+            present: held.clone(),
+            network: networks,
+            clock: boot_time,
+            wall: Timestamp::now,
+            readiness: process.readiness.clone(),
+            metrics: metrics.clone(),
+        }
+        .run(process.shutdown.clone()),
+    );
+    let client = process.client.clone();
+    let runtime =
+        Arc::new(KubernetesRuntime::new(client, args.cluster_domain.clone(), policies.clone(), metrics.clone()));
+    tasks.spawn(runtime.clone().keep_network(network, process.shutdown.clone()));
+    tasks.spawn(
         Manager {
-            runtime: Arc::new(KubernetesRuntime::new(
-                process.client.clone(),
-                args.cluster_domain.clone(),
-                metrics.clone(),
-            )),
+            runtime,
             outbox: outbox.clone(),
             granted: grants,
             clock: boot_time,
             ailing: inventory.ailing(),
-            holding,
+            policy: policies.clone(),
+            present,
             readiness: process.readiness.clone(),
             metrics: metrics.clone(),
         }
@@ -84,7 +105,7 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
             tracing::error!(error = format!("{error:#}"), "no identity; this process ends once no member runs here");
             tokio::select! {
                 () = process.shutdown.cancelled() => return Ok(()),
-                _ = held.wait_for(|held| *held == Some(false)) => return Err(error),
+                _ = held.wait_for(|held| held.is_some_and(|held| held == PresentMembers::default())) => return Err(error),
             }
         }
     };
@@ -93,8 +114,19 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     let (identities, identity) = watch::channel(Arc::new(identity));
     tasks.spawn(identity::keep_fresh(store, args.hub.clone(), identities, process.shutdown.clone()));
     tasks.spawn(
-        Sessions { hub: args.hub, identity, manager, outbox, inventory, granted, clock: boot_time, boot_id, metrics }
-            .run(process.shutdown.clone()),
+        Sessions {
+            hub: args.hub,
+            identity,
+            manager,
+            outbox,
+            policy: policies,
+            inventory,
+            granted,
+            clock: boot_time,
+            boot_id,
+            metrics,
+        }
+        .run(process.shutdown.clone()),
     );
     tokio::select! {
         biased;

@@ -79,9 +79,18 @@ pub(crate) fn free_keys(field: &str) -> Rule {
     Rule::new(
         "self.all(k, k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/version', \
          'app.kubernetes.io/component', 'app.kubernetes.io/part-of'] || \
-         !k.matches('^([^/]*[.])?(atoll[.]dev|kubernetes[.]io|k8s[.]io)/'))",
+         !k.matches('^(([^/]*[.])?(amd[.]com|antrea[.]io|atoll[.]dev|azure[.]com|cattle[.]io|cilium[.]io|cncf[.]io|\
+         hashicorp[.]com|intel[.]com|istio[.]io|k8s[.]io|kubernetes[.]io|kyverno[.]io|linkerd[.]io|nvidia[.]com|\
+         openshift[.]io|ovn[.]org|projectcalico[.]org|tigera[.]io)/|\
+         io[.](kubernetes|containerd|katacontainers)[.])'))",
     )
-    .message(format!("{field}: keys under atoll.dev, kubernetes.io and k8s.io are not the tenant's to set").as_str())
+    .message(
+        format!(
+            "{field}: keys that Atoll, Kubernetes, or a Site's network, mesh or device plugins act on are not the \
+             tenant's to set"
+        )
+        .as_str(),
+    )
     .reason(Reason::FieldValueForbidden)
 }
 

@@ -125,7 +125,7 @@ pub struct MemberCaps {
 }
 
 /// What members may reach besides each other and the Site's DNS. Kept by the Site's network plugin, if it knows
-/// NetworkPolicies.
+/// `NetworkPolicy`s.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkRules {

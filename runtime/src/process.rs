@@ -1,7 +1,7 @@
 //! A process from start to end: flags, logs, signals, probes, the client.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,7 +69,7 @@ impl Process {
                 tracing::error!(%error, "the server of probes and metrics ended");
             }
         });
-        let config = config(name, args).await?;
+        let config = config(name, args.kubeconfig.as_deref()).await?;
         let client = kube::Client::try_from(config.clone())?;
         tracing::info!(name, version = env!("CARGO_PKG_VERSION"), http = %args.http_address, "started");
         Ok(Self { client, config, shutdown, readiness, registry, http })
@@ -83,6 +83,11 @@ impl Process {
         }
         tracing::info!("stopped");
     }
+}
+
+/// A client for what is no long-lived process; `name` is its user agent.
+pub async fn client(name: &str, kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+    Ok(kube::Client::try_from(config(name, kubeconfig).await?)?)
 }
 
 /// A name that no other process has, wherever it runs, and that this one has not again after a restart: the machine's
@@ -102,8 +107,8 @@ fn identity(host: &str, otherwise: &str, random: u64) -> String {
 }
 
 /// Names the process in its user agent, so that audit logs tell who wrote.
-async fn config(name: &'static str, args: &CommonArgs) -> anyhow::Result<kube::Config> {
-    let mut config = match &args.kubeconfig {
+async fn config(name: &str, kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+    let mut config = match kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)?;
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?

@@ -139,6 +139,8 @@ impl Steps<'_> {
         let namespace = self.id.site_namespace();
         let client = &self.site.client;
         self.server_side_apply(Api::all(client.clone()), &objects::namespace(self.id)).await?;
+        // Before anything can run there.
+        self.site.write_network(&self.id.cluster_uid).await?;
         let (account, service) = (objects::service_account(self.id), objects::service(self.id, cluster));
         tokio::try_join!(
             self.server_side_apply(Api::namespaced(client.clone(), &namespace), &account),
@@ -186,6 +188,7 @@ impl Steps<'_> {
             spec: &slice.spec,
             times: slice.times,
             cluster_domain: &self.site.cluster_domain,
+            policy: &self.site.policy.borrow().clone(),
         };
         let pod = pod::build(&context, member);
         let _permit = self.site.requests.acquire().await;

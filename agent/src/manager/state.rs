@@ -1,5 +1,7 @@
 //! What the manager knows, and the tasks that follow from it. No IO: time comes in as arguments.
 
+mod supplier;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use crate::convert::{self, SpecError};
 use crate::inventory::Ailing;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
+use crate::policy::Policy;
 use crate::runtime::{Observation, Outcome, SliceSpec};
 
 /// Something to be done on the Site.
@@ -38,6 +41,8 @@ struct Entry {
     slice: Slice,
     spec: Option<Arc<SliceSpec>>,
     digest: Vec<u8>,
+    /// Why this agent runs no such pods, whatever the supplier lets them do.
+    unfit: Option<String>,
     gang_version: u64,
     /// Created by this process and not seen in the watch yet: a list that lacks them is older than they are.
     unconfirmed: BTreeSet<Member>,
@@ -88,11 +93,6 @@ pub(super) struct State {
 impl State {
     pub(super) fn is_listed(&self) -> bool {
         self.listed.namespaces && self.listed.gangs && self.listed.pods
-    }
-
-    /// Whether any member holds GPUs here.
-    pub(super) fn is_holding(&self) -> bool {
-        self.slices.values().any(|entry| entry.slice.is_live())
     }
 
     pub(super) fn is_synced(&self) -> bool {
@@ -296,11 +296,12 @@ impl State {
                 };
                 started.retain(concerns);
                 ended.retain(|member, _| concerns(member));
+                entry.unfit.clone_from(&wanted.refusal);
                 entry.slice.wish = Wish::Wanted(wanted);
                 entry.spec = Some(Arc::new(spec));
                 entry.digest = digest::spec(&spec_json).to_vec();
                 entry.waiting = false;
-                self.dirty.insert(id);
+                self.judge(&id);
             }
         }
         Ok(())
@@ -315,12 +316,13 @@ impl State {
         self.dirty.insert(id);
     }
 
-    /// When a lease changes what members may do, by the boot-time clock.
-    pub(super) fn next_lease_change(&self, granted: Duration, now: Duration) -> Option<Duration> {
+    /// When a lease, or the deadline of a drain, changes what members may do; by the boot-time clock.
+    pub(super) fn next_change(&self, granted: Duration, now: Duration) -> Option<Duration> {
         self.slices
             .values()
             .filter(|entry| entry.slice.is_live())
             .filter_map(|entry| lease::next_change(granted, now, times(&entry.slice)))
+            .chain(self.next_deadline(now))
             .min()
     }
 
@@ -335,6 +337,7 @@ impl State {
                 self.dirty.insert(id.clone());
             }
         }
+        self.pass_deadline(now);
         let may_start = self.synced && self.strangers.is_empty();
         if may_start && !self.might_start {
             self.dirty.extend(self.slices.keys().cloned());

@@ -96,6 +96,7 @@ impl Caps {
 
     /// Limits of one container that its template does not name: those of an init container are the caps themselves; of what
     /// the others leave, containers without a limit get equal parts beyond what they request.
+    #[must_use]
     pub fn limits(&self, pod: &MemberTemplateSpec, container: &Container, init: bool) -> BTreeMap<String, Quantity> {
         let missing = self.milli.iter().filter(|(resource, _)| limit(container, resource).is_none());
         let limits = missing.map(|(resource, cap)| {
@@ -164,7 +165,7 @@ mod tests {
         Caps::new(&serde_json::from_value(caps).unwrap()).unwrap()
     }
 
-    fn pod(containers: Value, init: Value) -> MemberTemplateSpec {
+    fn pod(containers: &Value, init: &Value) -> MemberTemplateSpec {
         let mut pod: MemberTemplateSpec =
             serde_json::from_value(json!({"containers": containers, "initContainers": init})).unwrap();
         for (index, container) in pod.containers.iter_mut().enumerate() {
@@ -173,7 +174,7 @@ mod tests {
         pod
     }
 
-    fn container(resources: Value) -> Value {
+    fn container(resources: &Value) -> Value {
         json!({"name": "c", "image": "x", "resources": resources})
     }
 
@@ -181,28 +182,42 @@ mod tests {
     fn a_member_above_its_cap_is_refused_in_its_own_words() {
         let caps = caps(json!({"cpu": 4, "memory": "1Gi", "ephemeralStorage": "1G"}));
         for (containers, init, says) in [
-            (json!([container(json!({}))]), json!([]), None),
-            (json!([container(json!({"limits": {"cpu": "4", "memory": "1Gi", "ephemeral-storage": "1G"}}))]), json!([]), None),
-            (json!([container(json!({"limits": {"cpu": "4001m"}}))]), json!([]), Some("take 4001m of cpu, and this Site gives 4")),
-            (json!([container(json!({"requests": {"memory": "2Gi"}}))]), json!([]), Some("take 2147483648 of memory")),
+            (json!([container(&json!({}))]), json!([]), None),
             (
-                json!([container(json!({"requests": {"cpu": 3}})), container(json!({"limits": {"cpu": "1500m"}}))]),
+                json!([container(&json!({"limits": {"cpu": "4", "memory": "1Gi", "ephemeral-storage": "1G"}}))]),
+                json!([]),
+                None,
+            ),
+            (
+                json!([container(&json!({"limits": {"cpu": "4001m"}}))]),
+                json!([]),
+                Some("take 4001m of cpu, and this Site gives 4"),
+            ),
+            (json!([container(&json!({"requests": {"memory": "2Gi"}}))]), json!([]), Some("take 2147483648 of memory")),
+            (
+                json!([container(&json!({"requests": {"cpu": 3}})), container(&json!({"limits": {"cpu": "1500m"}}))]),
                 json!([]),
                 Some("take 4500m of cpu"),
             ),
-            (json!([container(json!({}))]), json!([container(json!({"limits": {"cpu": 5}}))]), Some("take 5 of cpu")),
+            (json!([container(&json!({}))]), json!([container(&json!({"limits": {"cpu": 5}}))]), Some("take 5 of cpu")),
             (
-                json!([container(json!({})), container(json!({"limits": {"cpu": 4}}))]),
+                json!([container(&json!({})), container(&json!({"limits": {"cpu": 4}}))]),
                 json!([]),
                 Some("container c0: names no limit of cpu, and the others leave nothing of the 4"),
             ),
-            (json!([container(json!({"limits": {"cpu": 0}, "requests": {"cpu": 5}}))]), json!([]), Some("take 5 of cpu")),
-            (json!([container(json!({"limits": {"memory": "lots"}}))]), json!([]), Some("lots")),
+            (
+                json!([container(&json!({"limits": {"cpu": 0}, "requests": {"cpu": 5}}))]),
+                json!([]),
+                Some("take 5 of cpu"),
+            ),
+            (json!([container(&json!({"limits": {"memory": "lots"}}))]), json!([]), Some("lots")),
         ] {
-            let checked = caps.check(&pod(containers.clone(), init)).map_err(|error| error.to_string());
+            let checked = caps.check(&pod(&containers, &init)).map_err(|error| error.to_string());
             match says {
                 None => assert_eq!(checked, Ok(()), "{containers}"),
-                Some(says) => assert!(checked.clone().is_err_and(|why| why.contains(says)), "{containers}: {checked:?}"),
+                Some(says) => {
+                    assert!(checked.clone().is_err_and(|why| why.contains(says)), "{containers}: {checked:?}");
+                }
             }
         }
     }
@@ -211,16 +226,17 @@ mod tests {
     fn containers_without_a_limit_share_what_the_others_leave() {
         let caps = caps(json!({"cpu": 4, "memory": 1_000_001}));
         let pod = pod(
-            json!([
-                container(json!({"requests": {"cpu": "1"}})),
-                container(json!({"limits": {"cpu": "0"}})),
-                container(json!({"limits": {"cpu": "2", "memory": "1"}})),
+            &json!([
+                container(&json!({"requests": {"cpu": "1"}})),
+                container(&json!({"limits": {"cpu": "0"}})),
+                container(&json!({"limits": {"cpu": "2", "memory": "1"}})),
             ]),
-            json!([container(json!({"limits": {"cpu": "1"}}))]),
+            &json!([container(&json!({"limits": {"cpu": "1"}}))]),
         );
         assert_eq!(caps.check(&pod), Ok(()));
         let limits = |container: &Container, init| {
-            let limits = caps.limits(&pod, container, init).into_iter().map(|(name, amount)| format!("{name}={}", amount.0));
+            let limits =
+                caps.limits(&pod, container, init).into_iter().map(|(name, amount)| format!("{name}={}", amount.0));
             limits.collect::<Vec<_>>().join(" ")
         };
         assert_eq!(limits(&pod.containers[0], false), "cpu=1500m memory=500000");

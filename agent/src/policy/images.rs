@@ -20,7 +20,8 @@ pub struct ImageError {
 /// Whether every image may run.
 pub(super) fn check(rules: &ImageRules, pod: &MemberTemplateSpec) -> Result<(), ImageError> {
     for container in pod.containers.iter().chain(&pod.init_containers) {
-        let refused = |why: String| ImageError { container: container.name.clone(), image: container.image.clone(), why };
+        let refused =
+            |why: String| ImageError { container: container.name.clone(), image: container.image.clone(), why };
         if rules.require_digest && !has_digest(&container.image) {
             return Err(refused("this Site runs images by digest only, \"…@sha256:…\"".to_owned()));
         }

@@ -1,5 +1,9 @@
 //! A hub that says what a test tells it to: one gateway with real TLS, and everything that the agent said.
 
+#![allow(dead_code)] // Each test uses a part.
+
+pub mod site;
+
 use std::net::SocketAddr;
 use std::pin::Pin as Pinned;
 use std::sync::atomic::{AtomicBool, Ordering};

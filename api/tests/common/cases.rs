@@ -129,6 +129,8 @@ pub const BAD: &[Bad] = &[
     bad(Base::Pods, "a manager that is not Atoll", "template.metadata.labels", &[("/spec/template/metadata/labels", r#"{"app.kubernetes.io/managed-by": "me"}"#)]),
     bad(Base::Pods, "a label that is none", "template.metadata.labels", &[("/spec/template/metadata/labels", r#"{"a b": "c"}"#)]),
     bad(Base::Pods, "a label value that is none", "spec.template.metadata.labels.team", &[("/spec/template/metadata/labels", r#"{"team": "a b"}"#)]),
+    bad(Base::Pods, "another network by annotation", "template.metadata.annotations", &[("/spec/template/metadata/annotations", r#"{"k8s.v1.cni.cncf.io/networks": "office"}"#)]),
+    bad(Base::Pods, "a device by annotation", "template.metadata.annotations", &[("/spec/template/metadata/annotations", r#"{"io.kubernetes.cri-o.Devices": "/dev/sda"}"#)]),
     bad(Base::Pods, "an annotation of Kubernetes'", "template.metadata.annotations", &[("/spec/template/metadata/annotations", r#"{"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}"#)]),
     // Other kinds.
     bad(Base::Slice, "an epoch of 0", "spec.epoch", &[("/spec/epoch", "0")]),
