@@ -107,7 +107,7 @@ async fn a_drain_is_told_and_at_its_deadline_members_stop_for_good() {
     site.refuses(&key("new"), &spec("new", 1, &[1], (3, 6)), "the supplier drains this Site").await;
     assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
 
-    // Resumed: who was stopped stays so, the next one comes.
+    // Resumed: who was stopped or refused stays so, the next one comes.
     assert_eq!(site.command(&["resume"]).await, "Accepting: members may come.\n");
     site.availability(Availability::Accepting).await;
     site.hub.say_slice(&slice, 2, &spec("left", 2, &[2], (3, 6))).await;

@@ -139,10 +139,10 @@ impl Steps<'_> {
         let namespace = self.id.site_namespace();
         let client = &self.site.client;
         self.server_side_apply(Api::all(client.clone()), &objects::namespace(self.id)).await?;
-        // Before anything can run there.
-        self.site.write_network(&self.id.cluster_uid).await?;
         let (account, service) = (objects::service_account(self.id), objects::service(self.id, cluster));
+        let network = async { self.site.write_network(&self.id.cluster_uid).await.map_err(Failure::from) };
         tokio::try_join!(
+            network,
             self.server_side_apply(Api::namespaced(client.clone(), &namespace), &account),
             self.server_side_apply(Api::namespaced(client.clone(), &namespace), &service),
         )?;

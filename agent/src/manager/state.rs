@@ -41,8 +41,6 @@ struct Entry {
     slice: Slice,
     spec: Option<Arc<SliceSpec>>,
     digest: Vec<u8>,
-    /// Why this agent runs no such pods, whatever the supplier lets them do.
-    unfit: Option<String>,
     gang_version: u64,
     /// Created by this process and not seen in the watch yet: a list that lacks them is older than they are.
     unconfirmed: BTreeSet<Member>,
@@ -296,7 +294,6 @@ impl State {
                 };
                 started.retain(concerns);
                 ended.retain(|member, _| concerns(member));
-                entry.unfit.clone_from(&wanted.refusal);
                 entry.slice.wish = Wish::Wanted(wanted);
                 entry.spec = Some(Arc::new(spec));
                 entry.digest = digest::spec(&spec_json).to_vec();

@@ -20,22 +20,22 @@ impl State {
         }
     }
 
-    /// Decides whether the members of a slice that have not started yet may. What the Site refused of it before is tried
-    /// again.
+    /// Decides whether the members of a slice that have not started yet may. A refusal stands until the hub says something new of
+    /// the slice: it takes such members back, and would not expect to see them start.
     pub(super) fn judge(&mut self, id: &SliceId) {
         let others = self.policy.caps.max.map_or(0, |_| {
             self.slices.iter().filter(|(other, _)| *other != id).map(|(_, entry)| entry.members()).sum()
         });
         let Some(entry) = self.slices.get_mut(id) else { return };
+        self.dirty.insert(id.clone());
         let Some(spec) = &entry.spec else { return };
         let new = entry.slice.unstarted().count();
-        let objection = match self.policy.admit(&spec.spec, others + entry.here() + new) {
-            Err(objection) if new > 0 => Some(objection.to_string()),
-            _ => None,
-        };
-        if let Wish::Wanted(wanted) = &mut entry.slice.wish {
-            wanted.refusal = entry.unfit.clone().or(objection);
-            self.dirty.insert(id.clone());
+        let admitted = self.policy.admit(&spec.spec, others + entry.here() + new);
+        if let (Wish::Wanted(wanted), Err(objection)) = (&mut entry.slice.wish, admitted)
+            && new > 0
+            && wanted.refusal.is_none()
+        {
+            wanted.refusal = Some(objection.to_string());
         }
     }
 

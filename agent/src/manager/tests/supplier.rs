@@ -42,8 +42,10 @@ fn a_pause_refuses_who_has_not_started_and_touches_nobody_else() {
     assert_eq!(applies(&mut state), []);
     let (reservation, why) = refusal(&mut state, "b").unwrap();
     assert!(reservation == Reservation::Refused && why.contains("paused"), "{why}");
-    // It is over before the hub has looked elsewhere.
+    // The hub was told no, and looks elsewhere; it may come back.
     state.set_policy(policy(json!({})));
+    assert_eq!(applies(&mut state), []);
+    state.hear(slice("b", 2, &[2])).unwrap();
     assert_eq!(applies(&mut state).len(), 1);
     assert_eq!(refusal(&mut state, "b").unwrap().0, Reservation::Pending);
 }
