@@ -8,6 +8,7 @@
 //!   [`runtime::MemberRuntime`] take the steps; [`kubernetes`] is the one there is.
 //! - [`inventory`] watches Nodes and other pods.
 //! - [`policy`] watches what the supplier lets members do here.
+//! - [`nodes`] answers the nodes' watchdogs with what the manager says.
 //! - [`identity`] joins and renews the certificate.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -21,6 +22,7 @@ pub mod kubernetes;
 pub mod manager;
 pub mod metrics;
 pub mod naming;
+pub mod nodes;
 pub mod outbox;
 pub mod pod;
 pub mod policy;

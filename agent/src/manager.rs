@@ -16,9 +16,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::inventory::Ailing;
+use crate::inventory::InventoryBook;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
+use crate::nodes::{Answer, Ask};
 use crate::outbox::Outbox;
 use crate::policy::Policy;
 use crate::runtime::{MemberRuntime, Outcome};
@@ -68,8 +69,10 @@ pub struct Manager<R> {
     pub granted: watch::Receiver<Duration>,
     /// The boot-time clock.
     pub clock: fn() -> Duration,
-    /// Members that hold GPUs that are Unhealthy.
-    pub ailing: watch::Receiver<Arc<Ailing>>,
+    /// What watchdogs ask; `None`: none is listened to.
+    pub watchdogs: Option<mpsc::Receiver<Ask>>,
+    /// Told which nodes have a watchdog; tells which are lost.
+    pub inventory: Arc<InventoryBook>,
     /// What the supplier lets members do.
     pub policy: watch::Receiver<Arc<Policy>>,
     /// Told which members hold GPUs here; `None` until everything was listed.
@@ -91,7 +94,11 @@ impl<R: MemberRuntime> Manager<R> {
     /// Runs until `shutdown`.
     pub async fn run(mut self, mut hub: mpsc::Receiver<HubEvent>, shutdown: CancellationToken) {
         let mut seen = self.runtime.observe().ready_chunks(BATCH);
-        let mut state = State::default();
+        let mut state = if self.watchdogs.is_some() { State::watched() } else { State::default() };
+        let (mut ailing, mut lost) = (self.inventory.ailing(), self.inventory.lost());
+        let mut asks = Vec::with_capacity(BATCH);
+        // Until the first grant the value says when this process began.
+        let start = *self.granted.borrow();
         state.set_policy(self.policy.borrow_and_update().clone());
         let mut begin: Option<oneshot::Sender<Vec<SliceDigest>>> = None;
         let mut tasks = JoinSet::<Finished>::new();
@@ -111,7 +118,7 @@ impl<R: MemberRuntime> Manager<R> {
                         return;
                     };
                     for observation in observations {
-                        state.observe(observation);
+                        state.observe(observation, (self.clock)());
                     }
                 }
                 count = hub.recv_many(&mut events, BATCH) => {
@@ -119,14 +126,7 @@ impl<R: MemberRuntime> Manager<R> {
                         return;
                     }
                     for event in events.drain(..) {
-                        if let HubEvent::Begin(answer) = event {
-                            state.begin();
-                            self.outbox.clear();
-                            begin = Some(answer);
-                        } else if let Err(error) = state.hear(event) {
-                            self.metrics.hub_messages_refused.inc();
-                            tracing::warn!(%error, "a message of the hub was refused");
-                        }
+                        begin = self.hear(event, &mut state).or(begin);
                     }
                 }
                 Some(finished) = tasks.join_next() => match finished {
@@ -143,11 +143,27 @@ impl<R: MemberRuntime> Manager<R> {
                         return;
                     }
                 }
-                result = self.ailing.changed() => {
+                result = ailing.changed() => {
                     if result.is_err() {
                         return;
                     }
-                    state.set_ailing(self.ailing.borrow_and_update().clone());
+                    state.set_ailing(ailing.borrow_and_update().clone());
+                }
+                result = lost.changed() => {
+                    if result.is_err() {
+                        return;
+                    }
+                    state.set_lost(&lost.borrow_and_update().clone(), (self.clock)());
+                }
+                () = receive(&mut self.watchdogs, &mut asks) => {
+                    let granted = *self.granted.borrow();
+                    let mut news = false;
+                    for ask in asks.drain(..) {
+                        news |= answer(ask, &mut state, (granted > start).then_some(granted), (self.clock)());
+                    }
+                    if !news {
+                        continue;
+                    }
                 }
                 result = self.policy.changed() => {
                     if result.is_err() {
@@ -168,16 +184,41 @@ impl<R: MemberRuntime> Manager<R> {
                 let _ = answer.send(state.held());
             }
             let granted = *self.granted.borrow();
+            if granted > start {
+                state.grant((self.clock)());
+            }
             for task in state.decide(granted, (self.clock)()) {
                 self.start(task, &mut tasks);
             }
-            for (id, report) in state.take_reports() {
-                self.outbox.put(id.clone(), crate::convert::report(&id, &report));
-            }
-            state.count(&self.metrics);
-            let present = Some(state.present());
-            self.present.send_if_modified(|told| std::mem::replace(told, present) != present);
+            self.tell(&mut state);
         }
+    }
+
+    /// Tells everybody what is news.
+    fn tell(&self, state: &mut State) {
+        for (id, report) in state.take_reports() {
+            self.outbox.put(id.clone(), crate::convert::report(&id, &report));
+        }
+        if let Some(watched) = state.take_watched() {
+            self.inventory.set_watched(watched);
+        }
+        state.count(&self.metrics);
+        let present = Some(state.present());
+        self.present.send_if_modified(|told| std::mem::replace(told, present) != present);
+    }
+
+    /// Takes in what a session says; `Some`: it begins, and is to be answered so.
+    fn hear(&self, event: HubEvent, state: &mut State) -> Option<oneshot::Sender<Vec<SliceDigest>>> {
+        if let HubEvent::Begin(answer) = event {
+            state.begin();
+            self.outbox.clear();
+            return Some(answer);
+        }
+        if let Err(error) = state.hear(event) {
+            self.metrics.hub_messages_refused.inc();
+            tracing::warn!(%error, "a message of the hub was refused");
+        }
+        None
     }
 
     fn start(&self, task: Task, tasks: &mut JoinSet<Finished>) {
@@ -198,6 +239,33 @@ impl<R: MemberRuntime> Manager<R> {
             }
         }
     }
+}
+
+/// Waits for questions of watchdogs; for ever where none is listened to.
+async fn receive(watchdogs: &mut Option<mpsc::Receiver<Ask>>, asks: &mut Vec<Ask>) {
+    let heard = match watchdogs {
+        Some(watchdogs) => watchdogs.recv_many(asks, BATCH).await,
+        None => 0,
+    };
+    if heard == 0 {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Answers a watchdog: how old the lease is, and what is to be killed there. True: something may follow from what it said.
+fn answer(ask: Ask, state: &mut State, granted: Option<Duration>, now: Duration) -> bool {
+    let news = state.ask(&ask.node, &ask.boot_id, ask.running, now);
+    if granted.is_some() {
+        state.answer(&ask.node, now);
+    }
+    let age = granted.map(|granted| now.saturating_sub(granted));
+    let kill = state.to_kill(&ask.node);
+    if !kill.is_empty() {
+        tracing::warn!(node = ask.node, ?kill, "run without a pod: to be killed");
+    }
+    // A watchdog that does not wait asks again.
+    let _ = ask.answer.send(Answer { age, kill });
+    news
 }
 
 fn finish(

@@ -18,6 +18,7 @@ use crate::inventory::{self, InventoryBook, PART_INVENTORY};
 use crate::kubernetes::KubernetesRuntime;
 use crate::manager::{Manager, PART_CACHES, PART_SESSION};
 use crate::metrics::Metrics;
+use crate::nodes::{self, KeySource};
 use crate::outbox::Outbox;
 use crate::policy::Policy;
 use crate::policy::keep::{Keeper, NetworkWritten, PART_POLICY};
@@ -27,6 +28,8 @@ use crate::session::Sessions;
 const PART_IDENTITY: &str = "identity";
 /// Wishes of the hub on their way to the manager.
 const WISHES: usize = 256;
+/// Questions of watchdogs on their way to the manager.
+const ASKS: usize = 256;
 /// The kernel's name for the present boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How long tasks may take to end after the process was told to.
@@ -49,38 +52,21 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     // Without a grant yet, members found here count from now.
     let (granted, grants) = watch::channel(boot_time());
     let (present, mut held) = watch::channel(None);
-    let (policy, policies) = watch::channel(Arc::new(Policy::unread()));
-    let (network, networks) = watch::channel(NetworkWritten::default());
     let (manager, wishes) = mpsc::channel(WISHES);
     let outbox = Arc::new(Outbox::default());
     let inventory = Arc::new(InventoryBook::default());
+    let (asks, watchdogs) = mpsc::channel(ASKS);
     let mut tasks = JoinSet::new();
     // Members are under their leases from the start, whether there is a hub or not.
-    tasks.spawn(
-        Keeper {
-            client: process.client.clone(),
-            namespace: args.namespace.clone(),
-            policy,
-            present: held.clone(),
-            network: networks,
-            clock: boot_time,
-            wall: Timestamp::now,
-            readiness: process.readiness.clone(),
-            metrics: metrics.clone(),
-        }
-        .run(process.shutdown.clone()),
-    );
-    let client = process.client.clone();
-    let runtime =
-        Arc::new(KubernetesRuntime::new(client, args.cluster_domain.clone(), policies.clone(), metrics.clone()));
-    tasks.spawn(runtime.clone().keep_network(network, process.shutdown.clone()));
+    let (runtime, policies) = runtime(&args, process, held.clone(), &metrics, &mut tasks);
     tasks.spawn(
         Manager {
             runtime,
             outbox: outbox.clone(),
             granted: grants,
             clock: boot_time,
-            ailing: inventory.ailing(),
+            watchdogs: args.watchdog_listen.map(|_| watchdogs),
+            inventory: inventory.clone(),
             policy: policies.clone(),
             present,
             readiness: process.readiness.clone(),
@@ -95,6 +81,17 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
         metrics.clone(),
         process.shutdown.clone(),
     ));
+    if let Some(address) = args.watchdog_listen {
+        let key = match &args.watchdog_key {
+            Some(file) => KeySource::File(file.clone()),
+            None => KeySource::Secret {
+                client: process.client.clone(),
+                namespace: args.namespace.clone(),
+                name: args.watchdog_key_secret.clone(),
+            },
+        };
+        tasks.spawn(nodes::serve(address, key, asks, metrics.clone(), process.shutdown.clone()));
+    }
     let store = IdentityStore::new(process.client.clone(), &args.namespace, args.state_secret.clone());
     let identity = match identity(&store, &args, process).await {
         Ok(identity) => identity,
@@ -138,6 +135,35 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
         tracing::warn!("some tasks did not end in time");
     }
     Ok(())
+}
+
+/// Where members run, under the supplier's policy, which is kept in step with what it says.
+fn runtime(
+    args: &RunArgs,
+    process: &Process,
+    present: watch::Receiver<Option<PresentMembers>>,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<()>,
+) -> (Arc<KubernetesRuntime>, watch::Receiver<Arc<Policy>>) {
+    let (policy, policies) = watch::channel(Arc::new(Policy::unread()));
+    let (network, networks) = watch::channel(NetworkWritten::default());
+    let keeper = Keeper {
+        client: process.client.clone(),
+        namespace: args.namespace.clone(),
+        policy,
+        present,
+        network: networks,
+        clock: boot_time,
+        wall: Timestamp::now,
+        readiness: process.readiness.clone(),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(keeper.run(process.shutdown.clone()));
+    let client = process.client.clone();
+    let runtime =
+        Arc::new(KubernetesRuntime::new(client, args.cluster_domain.clone(), policies.clone(), metrics.clone()));
+    tasks.spawn(runtime.clone().keep_network(network, process.shutdown.clone()));
+    (runtime, policies)
 }
 
 async fn identity(store: &IdentityStore, args: &RunArgs, process: &Process) -> anyhow::Result<Identity> {

@@ -2,21 +2,27 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod hub;
+mod watchdog;
 
 use std::time::Duration;
 
 use atoll_api::conditions::member_reason;
-use atoll_api::names::LABEL_SITE;
+use atoll_api::names::{LABEL_SITE, WATCHDOG_KEY, WATCHDOG_KEY_SECRET};
 use atoll_api::{GpuNode, GpuNodeSpec};
+use atoll_testkit::ports::Port;
 use atoll_testkit::require;
-use atoll_testkit::wait::{eventually, wait_gone};
+use atoll_testkit::wait::{eventually, wait_for, wait_gone};
+use atoll_wire::mac::Sealed as _;
 use atoll_wire::v1::member::Phase;
+use atoll_wire::v1::node::Fence;
 use atoll_wire::v1::{SliceDeleted, SliceKey, agent_message, hub_message};
+use atoll_wire::watchdog::AskRequest;
 use hub::site::{LIMIT, Site, all, key, spec};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
+use watchdog::{Watchdog, ask, running};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slice_runs_survives_its_agent_loses_a_member_and_goes() {
@@ -151,6 +157,70 @@ async fn members_stop_by_themselves_without_a_lease_and_stay_stopped() {
     let report = site.report("that it is lost", |report| all(report, Phase::Lost)).await;
     assert_eq!(report.members[0].reason, member_reason::LEASE_EXPIRED);
     assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_pod_is_forced_away_is_held_until_its_watchdog_lets_it_go() {
+    require!(Core);
+    let port = Port::lease().unwrap();
+    let address = format!("127.0.0.1:{}", port.number());
+    let mut site = Site::start_with("agent-watchdog", &["--watchdog-listen", &address]).await;
+    let secrets: Api<Secret> = Api::namespaced(site.plane.client(), "atoll-system");
+    let secret = wait_for(&secrets, WATCHDOG_KEY_SECRET, "to be made", LIMIT, |_| true).await.unwrap();
+    let key = secret.data.unwrap()[WATCHDOG_KEY].0.clone();
+    assert_eq!(key.len(), 32);
+    let watchdog = Watchdog::start(&address, "h100-0", &key).await;
+    site.hub
+        .hear("that a node has a watchdog", |message| match message {
+            agent_message::Message::Inventory(delta) => {
+                delta.nodes.iter().any(|node| node.name == "h100-0" && node.fence() == Fence::Watchdog).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+
+    // Whoever has another key, changes a request or sends one again is told nothing.
+    let request = watchdog.request().seal(&key);
+    assert!(ask(&address, request.clone()).await.is_ok());
+    let changed = AskRequest { running: Vec::new(), boot_id: "another".into(), ..request.clone() };
+    let other = watchdog.request().seal(&[9; 32]);
+    for (what, refused) in [("sent again", request), ("changed", changed), ("another key", other)] {
+        let status = ask(&address, refused).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::PermissionDenied, "{what}");
+    }
+
+    // Its watchdog says that it runs on: it is held, killed, and its rank waits.
+    let (namespace, held) = site.run_one_in_step("held").await;
+    let uid = site.pods(&namespace).get("held-0-1").await.unwrap().uid().unwrap();
+    watchdog.say(vec![running(&uid, "uid-held", 0, 1)]);
+    let answers = watchdog.answers(2).await;
+    assert!(answers.iter().all(|answer| answer.granted && answer.kill.is_empty()), "{answers:?}");
+    let forced = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    site.pods(&namespace).delete("held-0-1", &forced).await.unwrap();
+    let report = site.report("that it is held", |report| all(report, Phase::Stopping)).await;
+    assert_eq!(report.members[0].node, "h100-0");
+    site.hub.say_slice(&held, 2, &spec("held", 2, &[2], (3, 6))).await;
+    site.report("that its rank waits", |report| report.observed_epoch == 2 && report.members.len() == 2).await;
+    let answers = watchdog.answers(20).await;
+    assert!(answers.last().unwrap().kill == [uid], "{answers:?}");
+    assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
+    watchdog.say(Vec::new());
+    site.bind(&namespace, &held.name, "2").await;
+    site.report("that the next one is Ready", |report| report.observed_epoch == 2 && all(report, Phase::Ready)).await;
+
+    // A watchdog that is not heard any more is waited for until its lease has run out.
+    let uid = site.pods(&namespace).get("held-0-2").await.unwrap().uid().unwrap();
+    watchdog.say(vec![running(&uid, "uid-held", 0, 2)]);
+    watchdog.answers(2).await;
+    watchdog.stop();
+    let silent = std::time::Instant::now();
+    site.pods(&namespace).delete("held-0-2", &forced).await.unwrap();
+    site.report("that it is held", |report| all(report, Phase::Stopping)).await;
+    site.report("that it is lost", |report| all(report, Phase::Lost)).await;
+    let waited = silent.elapsed();
+    assert!(waited > Duration::from_secs(7) && waited < Duration::from_secs(10), "{waited:?}");
+    let log = std::fs::read_to_string(site.agent.log()).unwrap();
+    assert!(!log.contains("forbidden"), "the agent's rights do not suffice:\n{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

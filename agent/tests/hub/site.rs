@@ -31,6 +31,10 @@ pub struct Site {
 
 impl Site {
     pub async fn start(name: &str) -> Self {
+        Self::start_with(name, &[]).await
+    }
+
+    pub async fn start_with(name: &str, args: &[&str]) -> Self {
         let options = ControlPlaneOptions::new(name).crds(atoll_api::crd::all());
         let plane = ControlPlane::start(options).await.unwrap();
         let kwok = Kwok::start(&plane).unwrap();
@@ -54,6 +58,7 @@ impl Site {
                 "info,atoll_agent=debug",
             ])
             .args(["--hub", &hub.address.to_string()])
+            .args(args)
             .args([std::ffi::OsStr::new("--kubeconfig"), kubeconfig.as_os_str()])
             .env("ATOLL_JOIN_TOKEN", hub.token());
         let agent = ManagedProcess::start(spec).unwrap();
@@ -85,8 +90,13 @@ impl Site {
 
     /// A first session and a slice of one member with short times, until it is Ready; its namespace and key.
     pub async fn run_one(&mut self, name: &str) -> (String, SliceKey) {
-        let (namespace, key) = (atoll_agent::naming::site_namespace(&format!("uid-{name}")), key(name));
         self.hello().await;
+        self.run_one_in_step(name).await
+    }
+
+    /// The same in a session that has begun.
+    pub async fn run_one_in_step(&mut self, name: &str) -> (String, SliceKey) {
+        let (namespace, key) = (atoll_agent::naming::site_namespace(&format!("uid-{name}")), key(name));
         self.hub.say_slice(&key, 1, &spec(name, 1, &[1], (3, 6))).await;
         self.hub.say_synced(&[&key]).await;
         self.bind(&namespace, &key.name, "1").await;

@@ -93,13 +93,12 @@ impl Base {
                 "mode": "Run", "shapes": [{"requests": {"cpu": "1"}}], "members": [{"pod": "p", "rank": 0}],
             }),
             Self::Site => json!({"supplier": "acme", "region": "eu-west"}),
-            Self::Node => json!({}),
+            Self::Node | Self::Policy => json!({}),
             Self::Model => json!({
                 "displayName": "A GPU", "vendor": "NVIDIA", "family": "ada", "aliases": ["A GPU"], "memoryMib": 24576,
                 "computeScore": 1000, "workloads": ["Inference"], "referencePrice": "0.35",
             }),
             Self::Supplier => json!({"displayName": "Acme", "contact": "ops@acme.example"}),
-            Self::Policy => json!({}),
         };
         let mut object =
             json!({"apiVersion": "atoll.dev/v1alpha1", "kind": self.kind(), "metadata": {"name": "a"}, "spec": spec});

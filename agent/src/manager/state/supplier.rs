@@ -10,10 +10,18 @@ use super::{Entry, State};
 use crate::naming::SliceId;
 use crate::policy::Policy;
 
+/// What the supplier wants.
+#[derive(Default)]
+pub(super) struct Supplier {
+    policy: Arc<Policy>,
+    /// The deadline of a drain is over.
+    pub(super) drained: bool,
+}
+
 impl State {
     /// Takes in what the supplier lets members do. Those that have started are not touched by it.
     pub(in super::super) fn set_policy(&mut self, policy: Arc<Policy>) {
-        self.policy = policy;
+        self.supplier.policy = policy;
         let ids: Vec<SliceId> = self.slices.keys().cloned().collect();
         for id in ids {
             self.judge(&id);
@@ -23,14 +31,14 @@ impl State {
     /// Decides whether the members of a slice that have not started yet may. A refusal stands until the hub says something new of
     /// the slice: it takes such members back, and would not expect to see them start.
     pub(super) fn judge(&mut self, id: &SliceId) {
-        let others = self.policy.caps.max.map_or(0, |_| {
+        let others = self.supplier.policy.caps.max.map_or(0, |_| {
             self.slices.iter().filter(|(other, _)| *other != id).map(|(_, entry)| entry.members()).sum()
         });
         let Some(entry) = self.slices.get_mut(id) else { return };
         self.dirty.insert(id.clone());
         let Some(spec) = &entry.spec else { return };
         let new = entry.slice.unstarted().count();
-        let admitted = self.policy.admit(&spec.spec, others + entry.here() + new);
+        let admitted = self.supplier.policy.admit(&spec.spec, others + entry.here() + new);
         if let (Wish::Wanted(wanted), Err(objection)) = (&mut entry.slice.wish, admitted)
             && new > 0
             && wanted.refusal.is_none()
@@ -41,11 +49,11 @@ impl State {
 
     /// Takes in whether the deadline of a drain is over.
     pub(super) fn pass_deadline(&mut self, now: Duration) {
-        let drained = self.policy.deadline.is_some_and(|deadline| now >= deadline);
-        if drained == self.drained {
+        let drained = self.supplier.policy.deadline.is_some_and(|deadline| now >= deadline);
+        if drained == self.supplier.drained {
             return;
         }
-        self.drained = drained;
+        self.supplier.drained = drained;
         if drained {
             tracing::warn!("the deadline of the supplier's drain is over: what is left here stops");
         }
@@ -57,7 +65,8 @@ impl State {
 
     /// When a drain that is under way is over, while there is anything to stop.
     pub(super) fn next_deadline(&self, now: Duration) -> Option<Duration> {
-        self.policy
+        self.supplier
+            .policy
             .deadline
             .filter(|deadline| *deadline > now && self.slices.values().any(|entry| entry.slice.is_live()))
     }

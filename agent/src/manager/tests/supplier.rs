@@ -108,7 +108,7 @@ fn a_drain_waits_for_its_deadline_then_stops_what_is_left_for_good() {
     assert_eq!(state.present(), PresentMembers { running: 1, leaving: 0 });
     state.applied(&id("a"), Outcome { deleted: vec![(member(0, 1), false)], ..Outcome::default() });
     assert_eq!(state.present(), PresentMembers { running: 0, leaving: 1 });
-    state.observe(Observation::Pod(id("a"), member(0, 1), None));
+    state.observe(Observation::Pod(id("a"), member(0, 1), None), deadline);
     assert_eq!(state.present(), PresentMembers::default());
     // Called off: members of that incarnation stay lost.
     state.set_policy(policy(json!({})));
