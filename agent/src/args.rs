@@ -22,9 +22,40 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
     /// Join the hub if this Site has not yet, then serve it until told to stop.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Join the hub and keep the identity, for `run` to serve with.
     Join(JoinArgs),
+    /// Ask members to leave this Site, and wait until nothing of Atoll runs here.
+    Drain(DrainArgs),
+    /// Let no more members come; those that are here stay.
+    Pause(SiteArgs),
+    /// Let members come again, after a pause or instead of a drain.
+    Resume(SiteArgs),
+}
+
+/// Flags of what a supplier says to its own Site.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SiteArgs {
+    /// Kubeconfig of the Site; without it $KUBECONFIG, ~/.kube/config or the pod's service account.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of Atoll's own objects on the Site.
+    #[arg(long, value_name = "NAMESPACE", default_value = SYSTEM_NAMESPACE)]
+    pub namespace: String,
+}
+
+/// Flags of `drain`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DrainArgs {
+    /// Which Site.
+    #[command(flatten)]
+    pub site: SiteArgs,
+    /// What is still here after so many seconds is stopped; kept in the `SitePolicy`. Without it: what is there, or 300.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i32).range(0..=86_400))]
+    pub seconds: Option<i32>,
+    /// Do not wait.
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 /// Flags of `run`.
@@ -83,5 +114,9 @@ mod tests {
         ] {
             assert_eq!(join(more).is_ok(), fine, "{more:?}");
         }
+        for own in [&["drain", "--seconds", "0", "--no-wait"][..], &["pause", "--kubeconfig", "k"], &["resume"]] {
+            assert!(Args::try_parse_from(["atoll-agent"].iter().chain(own)).is_ok(), "{own:?}");
+        }
+        assert!(Args::try_parse_from(["atoll-agent", "drain", "--seconds", "-1"]).is_err());
     }
 }

@@ -112,6 +112,7 @@ fn reason(reason: &Reason) -> String {
         Reason::None => String::new(),
         Reason::PodRefused => member_reason::POD_REFUSED.into(),
         Reason::LeaseExpired => member_reason::LEASE_EXPIRED.into(),
+        Reason::Drained => member_reason::DRAINED.into(),
         Reason::Vanished => member_reason::LOST.into(),
         Reason::GpuUnhealthy => member_reason::GPU_UNHEALTHY.into(),
         Reason::Site(word) => cut(word, limits::MAX_WORD_BYTES),

@@ -7,6 +7,7 @@
 //! - [`manager`] alone knows what is wanted and what is there, has `atoll_core::member` decide, and has a
 //!   [`runtime::MemberRuntime`] take the steps; [`kubernetes`] is the one there is.
 //! - [`inventory`] watches Nodes and other pods.
+//! - [`policy`] watches what the supplier lets members do here.
 //! - [`nodes`] answers the nodes' watchdogs with what the manager says.
 //! - [`identity`] joins and renews the certificate.
 //!
@@ -28,6 +29,7 @@ pub mod naming;
 pub mod nodes;
 pub mod outbox;
 pub mod pod;
+pub mod policy;
 pub mod process;
 pub mod runtime;
 pub mod session;

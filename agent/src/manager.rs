@@ -7,6 +7,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_api::PresentMembers;
 use atoll_runtime::backoff::Backoff;
 use atoll_runtime::readiness::Readiness;
 use atoll_wire::v1::SliceDigest;
@@ -20,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::naming::SliceId;
 use crate::nodes::{Answer, Ask};
 use crate::outbox::Outbox;
+use crate::policy::Policy;
 use crate::runtime::{MemberRuntime, Outcome};
 use state::{State, Task};
 
@@ -71,8 +73,10 @@ pub struct Manager<R> {
     pub watchdogs: Option<mpsc::Receiver<Ask>>,
     /// Told which nodes have a watchdog; tells which are lost.
     pub inventory: Arc<InventoryBook>,
-    /// Told whether any member holds GPUs here; `None` until everything was listed.
-    pub holding: watch::Sender<Option<bool>>,
+    /// What the supplier lets members do.
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// Told which members hold GPUs here; `None` until everything was listed.
+    pub present: watch::Sender<Option<PresentMembers>>,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// What is counted.
@@ -95,6 +99,7 @@ impl<R: MemberRuntime> Manager<R> {
         let mut asks = Vec::with_capacity(BATCH);
         // Until the first grant the value says when this process began.
         let start = *self.granted.borrow();
+        state.set_policy(self.policy.borrow_and_update().clone());
         let mut begin: Option<oneshot::Sender<Vec<SliceDigest>>> = None;
         let mut tasks = JoinSet::<Finished>::new();
         let slices = Backoff::<SliceId>::new(RETRY_BASE, RETRY_CAP);
@@ -103,7 +108,7 @@ impl<R: MemberRuntime> Manager<R> {
         loop {
             let now = (self.clock)();
             let granted = *self.granted.borrow_and_update();
-            let wake = state.next_lease_change(granted, now).map(|at| at.saturating_sub(now).min(LONGEST_SLEEP));
+            let wake = state.next_change(granted, now).map(|at| at.saturating_sub(now).min(LONGEST_SLEEP));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 observations = seen.next() => {
@@ -160,6 +165,12 @@ impl<R: MemberRuntime> Manager<R> {
                         continue;
                     }
                 }
+                result = self.policy.changed() => {
+                    if result.is_err() {
+                        return;
+                    }
+                    state.set_policy(self.policy.borrow_and_update().clone());
+                }
                 () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
             }
             self.readiness.set(PART_CACHES, state.is_listed());
@@ -179,16 +190,21 @@ impl<R: MemberRuntime> Manager<R> {
             for task in state.decide(granted, (self.clock)()) {
                 self.start(task, &mut tasks);
             }
-            for (id, report) in state.take_reports() {
-                self.outbox.put(id.clone(), crate::convert::report(&id, &report));
-            }
-            if let Some(watched) = state.take_watched() {
-                self.inventory.set_watched(watched);
-            }
-            state.count(&self.metrics);
-            let holding = Some(state.is_holding());
-            self.holding.send_if_modified(|told| std::mem::replace(told, holding) != holding);
+            self.tell(&mut state);
         }
+    }
+
+    /// Tells everybody what is news.
+    fn tell(&self, state: &mut State) {
+        for (id, report) in state.take_reports() {
+            self.outbox.put(id.clone(), crate::convert::report(&id, &report));
+        }
+        if let Some(watched) = state.take_watched() {
+            self.inventory.set_watched(watched);
+        }
+        state.count(&self.metrics);
+        let present = Some(state.present());
+        self.present.send_if_modified(|told| std::mem::replace(told, present) != present);
     }
 
     /// Takes in what a session says; `Some`: it begins, and is to be answered so.

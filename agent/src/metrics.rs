@@ -16,6 +16,8 @@ pub struct Metrics {
     pub members: IntGaugeVec,
     /// Nodes with GPUs.
     pub nodes: IntGauge,
+    /// What the supplier wants: 0 Accepting, 1 Paused, 2 Draining.
+    pub availability: IntGauge,
     /// Pods created.
     pub pods_created: IntCounter,
     /// Deletions of pods requested.
@@ -61,6 +63,10 @@ impl Metrics {
             slices: gauge("atoll_agent_slices", "Slices that the Site holds")?,
             members,
             nodes: gauge("atoll_agent_gpu_nodes", "Nodes with GPUs")?,
+            availability: gauge(
+                "atoll_agent_availability",
+                "What the supplier wants: 0 Accepting, 1 Paused, 2 Draining",
+            )?,
             pods_created: counter("atoll_agent_pods_created_total", "Pods created")?,
             pods_deleted: counter("atoll_agent_pods_deleted_total", "Deletions of pods requested")?,
             site_errors: counter("atoll_agent_site_errors_total", "Requests to the Site's API server that failed")?,

@@ -34,6 +34,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::naming::{self, SliceId};
+use crate::policy::Policy;
 
 pub use refuse::{Refused, check};
 pub use shape::shape;
@@ -59,25 +60,31 @@ pub struct PodContext<'a> {
     pub times: Times,
     /// Domain of the Site's cluster DNS, such as "cluster.local".
     pub cluster_domain: &'a str,
+    /// What the supplier lets members have.
+    pub policy: &'a Policy,
 }
 
 /// The pod of `member`.
 #[must_use]
 pub fn build(context: &PodContext<'_>, member: Member) -> core::Pod {
-    let PodContext { spec, times, .. } = context;
+    let PodContext { spec, times, policy, .. } = context;
     let template = &spec.template;
     let name = names::member_pod_name(&spec.cluster, member.rank, member.incarnation);
     let environment = environment(context, member);
+    let longest = i64::try_from(times.longest_grace_seconds()).unwrap_or(i64::MAX);
     let containers = template.spec.containers.iter().enumerate().map(|(index, container)| {
         let gpus = if index == 0 { spec.gpus } else { 0 };
-        let mut built = build_container(container, &environment, gpus);
+        let limits = policy.caps.limits(&template.spec, container, false);
+        let mut built = build_container(container, &environment, gpus, limits, longest);
         if index == 0 && spec.type_ == ClusterType::Ray && container.command.is_empty() && container.args.is_empty() {
             built.command = Some(ray_command(member.rank));
         }
         built
     });
-    let init_containers = template.spec.init_containers.iter().map(|init| build_container(init, &environment, 0));
-    let longest = i64::try_from(times.longest_grace_seconds()).unwrap_or(i64::MAX);
+    let init_containers =
+        template.spec.init_containers.iter().map(|init| {
+            build_container(init, &environment, 0, policy.caps.limits(&template.spec, init, true), longest)
+        });
     core::Pod {
         metadata: metadata(context, member, &name),
         spec: Some(core::PodSpec {
@@ -95,6 +102,7 @@ pub fn build(context: &PodContext<'_>, member: Member) -> core::Pod {
                 i64::from(template.spec.termination_grace_period_seconds).clamp(SHORTEST_GRACE_SECONDS.into(), longest),
             ),
             scheduler_name: Some(names::SCHEDULER_NAME.into()),
+            priority_class_name: Some(names::PRIORITY_CLASS_MEMBER.into()),
             service_account_name: Some(naming::SERVICE_ACCOUNT.into()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
@@ -202,7 +210,14 @@ fn ray_command(rank: u32) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn build_container(container: &template::Container, atoll: &[core::EnvVar], gpus: i32) -> core::Container {
+/// `limits`: those that the supplier's policy adds. `longest`: seconds that it may take to end.
+fn build_container(
+    container: &template::Container,
+    atoll: &[core::EnvVar],
+    gpus: i32,
+    limits: BTreeMap<String, Quantity>,
+    longest: i64,
+) -> core::Container {
     // Atoll's variables come first, so that the tenant's may refer to them.
     let own = container.env.iter().map(|var| core::EnvVar {
         name: var.name.clone(),
@@ -212,6 +227,11 @@ fn build_container(container: &template::Container, atoll: &[core::EnvVar], gpus
     let mut resources = container.resources.clone().unwrap_or_default();
     for amounts in [&mut resources.requests, &mut resources.limits] {
         amounts.retain(|resource, _| refuse::RESOURCES.contains(&resource.as_str()));
+    }
+    for (resource, limit) in limits {
+        // What has a limit and no request would request its limit, and wait for a node that has so much free.
+        resources.requests.entry(resource.clone()).or_insert_with(|| Quantity("0".into()));
+        resources.limits.insert(resource, limit);
     }
     if gpus > 0 {
         let quantity = Quantity(gpus.to_string());
@@ -263,15 +283,18 @@ fn build_container(container: &template::Container, atoll: &[core::EnvVar], gpus
                 })
                 .collect(),
         ),
-        readiness_probe: container.readiness_probe.clone().map(within_the_pod),
-        liveness_probe: container.liveness_probe.clone().map(within_the_pod),
-        startup_probe: container.startup_probe.clone().map(within_the_pod),
+        readiness_probe: container.readiness_probe.clone().map(|probe| within_bounds(probe, longest)),
+        liveness_probe: container.liveness_probe.clone().map(|probe| within_bounds(probe, longest)),
+        startup_probe: container.startup_probe.clone().map(|probe| within_bounds(probe, longest)),
         security_context: Some(restricted(container.security_context.as_ref())),
         ..core::Container::default()
     }
 }
 
-fn within_the_pod(mut probe: core::Probe) -> core::Probe {
+/// A probe that stays within its pod and gives its container no longer to end than the pod has.
+fn within_bounds(mut probe: core::Probe, longest: i64) -> core::Probe {
+    probe.termination_grace_period_seconds =
+        probe.termination_grace_period_seconds.map(|grace| grace.clamp(SHORTEST_GRACE_SECONDS.into(), longest));
     if let Some(get) = &mut probe.http_get {
         get.host = None;
     }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use atoll_api::PresentMembers;
 use atoll_runtime::clock::boot_time;
 use atoll_runtime::process::Process;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -18,6 +20,8 @@ use crate::manager::{Manager, PART_CACHES, PART_SESSION};
 use crate::metrics::Metrics;
 use crate::nodes::{self, KeySource};
 use crate::outbox::Outbox;
+use crate::policy::Policy;
+use crate::policy::keep::{Keeper, NetworkWritten, PART_POLICY};
 use crate::session::Sessions;
 
 /// Part of the readiness: the Site has joined a hub.
@@ -40,33 +44,31 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
-    for part in [PART_IDENTITY, PART_CACHES, PART_INVENTORY, PART_SESSION] {
+    for part in [PART_IDENTITY, PART_CACHES, PART_INVENTORY, PART_POLICY, PART_SESSION] {
         process.readiness.expect(part);
     }
     let metrics = Metrics::new(&process.registry)?;
     let boot_id = tokio::fs::read_to_string(BOOT_ID).await.context(BOOT_ID)?.trim().to_owned();
     // Without a grant yet, members found here count from now.
     let (granted, grants) = watch::channel(boot_time());
-    let (holding, mut held) = watch::channel(None);
+    let (present, mut held) = watch::channel(None);
     let (manager, wishes) = mpsc::channel(WISHES);
     let outbox = Arc::new(Outbox::default());
     let inventory = Arc::new(InventoryBook::default());
     let (asks, watchdogs) = mpsc::channel(ASKS);
     let mut tasks = JoinSet::new();
     // Members are under their leases from the start, whether there is a hub or not.
+    let (runtime, policies) = runtime(&args, process, held.clone(), &metrics, &mut tasks);
     tasks.spawn(
         Manager {
-            runtime: Arc::new(KubernetesRuntime::new(
-                process.client.clone(),
-                args.cluster_domain.clone(),
-                metrics.clone(),
-            )),
+            runtime,
             outbox: outbox.clone(),
             granted: grants,
             clock: boot_time,
             watchdogs: args.watchdog_listen.map(|_| watchdogs),
             inventory: inventory.clone(),
-            holding,
+            policy: policies.clone(),
+            present,
             readiness: process.readiness.clone(),
             metrics: metrics.clone(),
         }
@@ -100,7 +102,7 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
             tracing::error!(error = format!("{error:#}"), "no identity; this process ends once no member runs here");
             tokio::select! {
                 () = process.shutdown.cancelled() => return Ok(()),
-                _ = held.wait_for(|held| *held == Some(false)) => return Err(error),
+                _ = held.wait_for(|held| held.is_some_and(|held| held == PresentMembers::default())) => return Err(error),
             }
         }
     };
@@ -114,6 +116,7 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
             identity,
             manager,
             outbox,
+            policy: policies,
             inventory,
             granted,
             clock: boot_time,
@@ -132,6 +135,35 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
         tracing::warn!("some tasks did not end in time");
     }
     Ok(())
+}
+
+/// Where members run, under the supplier's policy, which is kept in step with what it says.
+fn runtime(
+    args: &RunArgs,
+    process: &Process,
+    present: watch::Receiver<Option<PresentMembers>>,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<()>,
+) -> (Arc<KubernetesRuntime>, watch::Receiver<Arc<Policy>>) {
+    let (policy, policies) = watch::channel(Arc::new(Policy::unread()));
+    let (network, networks) = watch::channel(NetworkWritten::default());
+    let keeper = Keeper {
+        client: process.client.clone(),
+        namespace: args.namespace.clone(),
+        policy,
+        present,
+        network: networks,
+        clock: boot_time,
+        wall: Timestamp::now,
+        readiness: process.readiness.clone(),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(keeper.run(process.shutdown.clone()));
+    let client = process.client.clone();
+    let runtime =
+        Arc::new(KubernetesRuntime::new(client, args.cluster_domain.clone(), policies.clone(), metrics.clone()));
+    tasks.spawn(runtime.clone().keep_network(network, process.shutdown.clone()));
+    (runtime, policies)
 }
 
 async fn identity(store: &IdentityStore, entry: &EntryArgs, process: &Process) -> anyhow::Result<Identity> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use atoll_api::ClusterSliceSpec;
 use atoll_core::lease::Times;
-use atoll_core::member::{Action, Gang, Member, Pod};
+use atoll_core::member::{Action, Gang, Member, Pod, Stopped};
 use futures::stream::BoxStream;
 
 use crate::naming::SliceId;
@@ -73,13 +73,13 @@ pub trait MemberRuntime: Send + Sync + 'static {
     /// What is there, then every change, for as long as the stream is held.
     fn observe(&self) -> BoxStream<'static, Observation>;
 
-    /// Takes these steps for one slice, in order. `remember` is what the Gang must keep: the incarnation up to which
-    /// members were stopped for good. `spec` is there whenever something is to be made.
+    /// Takes these steps for one slice, in order. `remember` is what the Gang must keep: which members were stopped
+    /// for good. `spec` is there whenever something is to be made.
     fn apply(
         &self,
         id: SliceId,
         spec: Option<Arc<SliceSpec>>,
-        remember: u64,
+        remember: Stopped,
         actions: Vec<Action>,
     ) -> impl Future<Output = Outcome> + Send;
 

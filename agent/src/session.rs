@@ -4,10 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_api::Availability;
 use atoll_runtime::backoff::Backoff;
 use atoll_wire::limits::{MAX_MESSAGE_BYTES, MAX_SLICES, MAX_WORD_BYTES};
 use atoll_wire::v1::gateway_client::GatewayClient;
-use atoll_wire::v1::{AgentMessage, Heartbeat, Hello, HubMessage, SliceDigest, agent_message, goodbye, hub_message};
+use atoll_wire::v1::{
+    self, AgentMessage, AvailabilityChange, Heartbeat, Hello, HubMessage, SliceDigest, agent_message, goodbye,
+    hub_message,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +25,7 @@ use crate::manager::HubEvent;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
 use crate::outbox::Outbox;
+use crate::policy::Policy;
 use crate::tls::{self, HubAddress, TlsError};
 
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
@@ -40,6 +45,8 @@ const FIRST_HEARTBEAT: Duration = Duration::from_secs(5);
 /// A session without a grant for so long is given up, or for so many heartbeats if that is longer.
 const NO_GRANT: Duration = Duration::from_secs(6);
 const NO_GRANT_HEARTBEATS: u32 = 3;
+/// How long a session waits for the supplier's policy, so that it need not begin with a guess.
+const POLICY: Duration = Duration::from_secs(5);
 
 /// What sessions work with.
 pub struct Sessions {
@@ -51,6 +58,8 @@ pub struct Sessions {
     pub manager: mpsc::Sender<HubEvent>,
     /// Reports to send.
     pub outbox: Arc<Outbox>,
+    /// What the supplier lets members do; its availability is sent.
+    pub policy: watch::Receiver<Arc<Policy>>,
     /// Inventory to send.
     pub inventory: Arc<InventoryBook>,
     /// Told when the heartbeat was sent that the newest grant answers.
@@ -101,6 +110,8 @@ struct Session {
     last_grant: Instant,
     /// The hub has said everything that it lists.
     in_step: bool,
+    /// As it was told last.
+    availability: Availability,
 }
 
 impl Sessions {
@@ -151,13 +162,16 @@ impl Sessions {
         self.inventory.listed().await;
         let inventory_digest = self.inventory.begin().to_vec();
         let slices = self.held().await?;
+        // Without it the Site would look paused for a moment after each start.
+        let _ = timeout(POLICY, self.policy.wait_for(|policy| policy.is_read())).await;
+        let availability = self.policy.borrow_and_update().availability;
         let (out, queue) = mpsc::channel(QUEUE);
         let hello = Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: cut(&self.boot_id, MAX_WORD_BYTES),
             inventory_digest,
             slices,
-            availability: 0,
+            availability: wire_availability(availability).into(),
         };
         send(&out, agent_message::Message::Hello(hello)).await?;
         let mut client = GatewayClient::new(channel)
@@ -187,6 +201,7 @@ impl Sessions {
             next_heartbeat: now,
             last_grant: now,
             in_step: false,
+            availability,
         };
         Ok((session, inbound))
     }
@@ -220,6 +235,15 @@ impl Sessions {
                 () = self.outbox.news() => {
                     while let Some(report) = self.outbox.take() {
                         send(&session.out, agent_message::Message::SliceReport(report)).await?;
+                    }
+                }
+                changed = self.policy.changed() => {
+                    changed.map_err(|_| End::Shutdown)?;
+                    let availability = self.policy.borrow_and_update().availability;
+                    if availability != session.availability {
+                        session.availability = availability;
+                        let change = AvailabilityChange { availability: wire_availability(availability).into() };
+                        send(&session.out, agent_message::Message::Availability(change)).await?;
                     }
                 }
                 () = self.inventory.news() => {
@@ -298,6 +322,14 @@ impl Session {
     }
 }
 
+fn wire_availability(availability: Availability) -> v1::Availability {
+    match availability {
+        Availability::Accepting => v1::Availability::Accepting,
+        Availability::Paused => v1::Availability::Paused,
+        Availability::Draining => v1::Availability::Draining,
+    }
+}
+
 async fn send(out: &mpsc::Sender<AgentMessage>, message: agent_message::Message) -> Result<(), End> {
     match timeout(PATIENCE, out.send(AgentMessage { message: Some(message) })).await {
         Ok(Ok(())) => Ok(()),
@@ -324,6 +356,7 @@ mod tests {
             next_heartbeat: now,
             last_grant: now,
             in_step: false,
+            availability: Availability::Accepting,
         }
     }
 

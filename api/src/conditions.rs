@@ -115,6 +115,22 @@ pub mod hub_reason {
     pub const REPLACING_RESUMED: &str = "ReplacingResumed";
 }
 
+/// Condition types of a `SitePolicy`, written by the Site's agent.
+pub mod site_policy {
+    /// The agent does what the policy says.
+    pub const APPLIED: &str = "Applied";
+}
+
+/// Reasons of a `SitePolicy`'s conditions.
+pub mod site_policy_reason {
+    /// Everything that the policy says is in force.
+    pub const IN_FORCE: &str = "InForce";
+    /// The agent cannot make sense of the policy: nothing new starts.
+    pub const NOT_UNDERSTOOD: &str = "NotUnderstood";
+    /// The network rules could not be written everywhere yet.
+    pub const NETWORK_NOT_WRITTEN: &str = "NetworkNotWritten";
+}
+
 /// Condition types of a Site's own `GPUNode`, written by the device plugin.
 pub mod gpu_node {
     /// The GPU driver answers.
@@ -165,6 +181,8 @@ pub mod member_reason {
     pub const LOST: &str = "Lost";
     /// The member was stopped because its lease ran out.
     pub const LEASE_EXPIRED: &str = "LeaseExpired";
+    /// The member was stopped because the supplier drained its Site and the drain's deadline was over.
+    pub const DRAINED: &str = "Drained";
     /// The member's containers ended with a failure.
     pub const CONTAINERS_FAILED: &str = "ContainersFailed";
     /// The member runs, and a GPU that it holds is Unhealthy.

@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{Cluster, ClusterSlice, Gang, GpuModel, GpuNode, Site, Supplier};
+use crate::{Cluster, ClusterSlice, Gang, GpuModel, GpuNode, Site, SitePolicy, Supplier};
 
 /// Every kind's definition, in the order of their names, ready to be applied.
 ///
@@ -21,6 +21,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         GpuModel::crd(),
         GpuNode::crd(),
         Site::crd(),
+        SitePolicy::crd(),
         Supplier::crd(),
     ];
     for definition in &mut definitions {

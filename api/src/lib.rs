@@ -22,6 +22,7 @@ pub mod hub_ca;
 pub mod names;
 mod rules;
 pub mod site;
+pub mod site_policy;
 pub mod supplier;
 pub mod template;
 
@@ -44,6 +45,9 @@ pub use gpu_node::{
     NodeFence,
 };
 pub use site::{Availability, FencedCluster, Site, SiteSession, SiteSpec, SiteStatus};
+pub use site_policy::{
+    ImageRules, MemberCaps, NetworkRules, PresentMembers, SitePolicy, SitePolicySpec, SitePolicyStatus,
+};
 pub use supplier::{Supplier, SupplierSpec, SupplierStatus};
 pub use template::{MemberTemplate, MemberTemplateSpec};
 

@@ -13,6 +13,10 @@ pub const FIELD_MANAGER_DEVICE_PLUGIN: &str = "atoll-device-plugin";
 
 /// `spec.schedulerName` of every member pod.
 pub const SCHEDULER_NAME: &str = "atoll-scheduler";
+/// `spec.priorityClassName` of every member pod: below whatever else a supplier runs.
+pub const PRIORITY_CLASS_MEMBER: &str = "atoll-member";
+/// Name of the one `SitePolicy` of a Site, in the agent's namespace.
+pub const SITE_POLICY: &str = "default";
 /// Namespace of Atoll's own objects on a hub and on a Site, unless a flag says otherwise.
 pub const SYSTEM_NAMESPACE: &str = "atoll-system";
 /// Name of the Secret in the system namespace that holds the hub's CA, of type `kubernetes.io/tls`.
@@ -86,6 +90,9 @@ pub const ANNOTATION_EPOCH: &str = "atoll.dev/epoch";
 pub const ANNOTATION_FENCE: &str = "atoll.dev/fence-seconds";
 /// Annotation on a Gang: members of this and lower incarnations were stopped for want of a lease and never start again.
 pub const ANNOTATION_STOPPED_INCARNATION: &str = "atoll.dev/stopped-incarnation";
+/// Annotation on a Gang: members of this and lower incarnations were stopped at the deadline of the supplier's drain and
+/// never start again.
+pub const ANNOTATION_DRAINED_INCARNATION: &str = "atoll.dev/drained-incarnation";
 
 /// Namespaces of Clusters on a Site begin with this; 16 hex digits follow.
 pub const MEMBER_NAMESPACE_PREFIX: &str = "atoll-";

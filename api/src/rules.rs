@@ -79,9 +79,18 @@ pub(crate) fn free_keys(field: &str) -> Rule {
     Rule::new(
         "self.all(k, k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/version', \
          'app.kubernetes.io/component', 'app.kubernetes.io/part-of'] || \
-         !k.matches('^([^/]*[.])?(atoll[.]dev|kubernetes[.]io|k8s[.]io)/'))",
+         !k.matches('^(([^/]*[.])?(amd[.]com|antrea[.]io|atoll[.]dev|azure[.]com|cattle[.]io|cilium[.]io|cncf[.]io|\
+         hashicorp[.]com|intel[.]com|istio[.]io|k8s[.]io|kubernetes[.]io|kyverno[.]io|linkerd[.]io|nvidia[.]com|\
+         openshift[.]io|ovn[.]org|projectcalico[.]org|tigera[.]io)/|\
+         io[.](kubernetes|containerd|katacontainers)[.])'))",
     )
-    .message(format!("{field}: keys under atoll.dev, kubernetes.io and k8s.io are not the tenant's to set").as_str())
+    .message(
+        format!(
+            "{field}: keys that Atoll, Kubernetes, or a Site's network, mesh or device plugins act on are not the \
+             tenant's to set"
+        )
+        .as_str(),
+    )
     .reason(Reason::FieldValueForbidden)
 }
 
@@ -93,4 +102,18 @@ pub(crate) fn plain_resources(field: &str) -> Rule {
                 .as_str(),
         )
         .reason(Reason::FieldValueForbidden)
+}
+
+/// An amount that is not nothing.
+pub(crate) fn above_zero(field: &str) -> Rule {
+    Rule::new("quantity(string(self)).compareTo(quantity('0')) > 0")
+        .message(format!("{field} must be above 0").as_str())
+}
+
+/// A list of networks, each with a prefix of at least so many bits.
+pub(crate) fn cidrs(field: &str, shortest: u8) -> Rule {
+    let prefix = if shortest == 0 { String::new() } else { format!(" && cidr(c).prefixLength() >= {shortest}") };
+    Rule::new(format!("self.all(c, isCIDR(c) && cidr(c) == cidr(c).masked(){prefix})")).message(
+        format!("{field} must be networks with nothing but zeros behind the prefix, such as \"10.2.0.0/16\"").as_str(),
+    )
 }

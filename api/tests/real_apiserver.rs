@@ -34,10 +34,13 @@ fn folder(name: &str) -> PathBuf {
 fn api(hub: &ControlPlane, base: Base) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk(atoll_api::GROUP, atoll_api::VERSION, base.kind()),
-        &format!("{}s", base.kind().to_lowercase()),
+        &match base {
+            Base::Policy => "sitepolicies".to_owned(),
+            _ => format!("{}s", base.kind().to_lowercase()),
+        },
     );
     match base {
-        Base::Pods | Base::Torch | Base::Ray | Base::Slice | Base::Gang => {
+        Base::Pods | Base::Torch | Base::Ray | Base::Slice | Base::Gang | Base::Policy => {
             Api::namespaced_with(hub.client(), "default", &resource)
         }
         _ => Api::all_with(hub.client(), &resource),
@@ -120,6 +123,15 @@ async fn what_is_left_out_gets_its_default(hub: &ControlPlane) {
     assert!(made.data["spec"]["members"].get("min").is_none());
     assert_eq!(made.data["spec"]["disconnection"]["times"]["stopSeconds"], 60);
     clusters.delete("a", &DeleteParams::default()).await.unwrap();
+
+    let policies = api(hub, Base::Policy);
+    let made = create(&policies, Base::Policy.object()).await.unwrap();
+    let typed: atoll_api::SitePolicy = made.try_parse().unwrap();
+    assert_eq!(typed.spec, atoll_api::SitePolicySpec::default(), "no policy is the same as an empty one");
+    let listed = kubectl(hub, ["get", "sitepolicy", "default"]).await;
+    let columns: Vec<_> = listed.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(columns, ["NAME", "AVAILABILITY", "RUNNING", "LEAVING", "APPLIED", "AGE"]);
+    policies.delete("default", &DeleteParams::default()).await.unwrap();
 }
 
 async fn place(api: &Api<DynamicObject>) {
@@ -131,20 +143,21 @@ async fn objects_change_only_where_they_may(hub: &ControlPlane) {
     let mut missed = Vec::new();
     for case in UPDATES {
         let api = api(hub, case.base);
-        create(&api, case.base.with(case.before)).await.unwrap();
+        let made = create(&api, case.base.with(case.before)).await.unwrap();
+        let name = made.metadata.name.unwrap();
         if case.placed {
             place(&api).await;
         }
-        let mut object = serde_json::to_value(api.get("a").await.unwrap()).unwrap();
+        let mut object = serde_json::to_value(api.get(&name).await.unwrap()).unwrap();
         common::apply(&mut object, case.edits);
         let object: DynamicObject = serde_json::from_value(object).unwrap();
-        let answer = api.replace("a", &PostParams::default(), &object).await.map_err(|error| refusal(&error));
+        let answer = api.replace(&name, &PostParams::default(), &object).await.map_err(|error| refusal(&error));
         match (answer, case.refused) {
             (Ok(_), None) => {}
             (Err(message), Some(field)) if message.contains(field) => {}
             (answer, _) => missed.push(format!("{}: {:?}", case.what, answer.map(|_| "taken"))),
         }
-        api.delete("a", &DeleteParams::default()).await.unwrap();
+        api.delete(&name, &DeleteParams::default()).await.unwrap();
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
@@ -244,6 +257,7 @@ async fn unknown_fields_are_refused_by_kubectl(hub: &ControlPlane) {
 }
 
 async fn every_example_and_the_catalogue_are_applied(hub: &ControlPlane) {
+    hub.create_namespace("atoll-system").await.unwrap();
     for example in examples() {
         kubectl(hub, ["apply", "-f", example.to_str().unwrap()]).await;
     }

@@ -81,7 +81,14 @@ fn links_inside_the_repository_lead_somewhere() {
 
 #[test]
 fn examples_and_folders_that_pages_name_exist() {
-    let pages = ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/design.md", "docs/torch-and-ray.md"];
+    let pages = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/operations.md",
+        "docs/design.md",
+        "docs/suppliers.md",
+        "docs/torch-and-ray.md",
+    ];
     let folders =
         ["api/", "core/", "convert/", "wire/", "runtime/", "operator/", "examples/", "deploy/", "crds/", "tests/"];
     for page in pages {

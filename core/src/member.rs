@@ -13,11 +13,13 @@ use std::time::Duration;
 use crate::lease::{State, Times};
 
 mod report;
+mod stopped;
 #[cfg(test)]
 mod tests;
 
 pub use crate::words::Reservation;
 pub use report::{MemberPhase, MemberReport, Reason, Report, report};
+pub use stopped::{Cause, Stopped};
 
 /// One life of one rank. Ordered by rank, then incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,8 +184,8 @@ pub struct Gang {
     pub message: Option<String>,
     /// Members that the scheduler says it has bound: they have had a pod.
     pub bound: BTreeSet<Member>,
-    /// Members of this and lower incarnations were stopped for want of a lease.
-    pub stopped_incarnation: u64,
+    /// Members that were stopped for good.
+    pub stopped: Stopped,
     /// It is being deleted.
     pub stopping: bool,
 }
@@ -214,8 +216,8 @@ pub struct Slice {
     pub ended: BTreeMap<Member, Pod>,
     /// Members that hold a GPU that is Unhealthy, or did when they ended: which GPU, and what is wrong with it.
     pub ailing: BTreeMap<Member, String>,
-    /// As [`Gang::stopped_incarnation`], as this process has decided; the higher of both counts.
-    pub stopped_incarnation: u64,
+    /// As [`Gang::stopped`], as this process has decided; the higher of both counts.
+    pub decided: Stopped,
 }
 
 impl Slice {
@@ -269,10 +271,23 @@ impl Slice {
         self.present().next().is_none() && self.gang.is_none()
     }
 
-    /// Members of this and lower incarnations were stopped for want of a lease and never start again.
+    /// Members that were stopped for good.
     #[must_use]
-    pub fn stopped(&self) -> u64 {
-        self.stopped_incarnation.max(self.gang.as_ref().map_or(0, |gang| gang.stopped_incarnation))
+    pub fn stopped(&self) -> Stopped {
+        self.gang.as_ref().map_or(self.decided, |gang| gang.stopped.or(self.decided))
+    }
+
+    /// Members that the hub wants here, that are not here and never were, and that were not stopped: those to be started.
+    pub fn unstarted(&self) -> impl Iterator<Item = Member> + '_ {
+        let wanted = if let Wish::Wanted(wanted) = &self.wish { wanted.members.as_slice() } else { &[] };
+        let stopped = self.stopped().newest();
+        wanted.iter().map(|placed| placed.member).filter(move |member| {
+            !self.is_present(*member) && !self.was_started(*member) && member.incarnation > stopped
+        })
+    }
+
+    fn is_present(&self, member: Member) -> bool {
+        self.pods.contains_key(&member) || self.orphans.contains_key(&member)
     }
 
     fn was_started(&self, member: Member) -> bool {
@@ -303,6 +318,8 @@ pub struct Around<'a> {
     pub may_start: bool,
     /// What the lease allows this slice.
     pub lease: State,
+    /// The supplier has drained its Site and its deadline is over: whatever is here stops, nothing starts.
+    pub drained: bool,
     /// Members of the same Cluster that are here in another slice.
     pub elsewhere: &'a BTreeSet<Member>,
 }
@@ -315,9 +332,9 @@ pub enum Action {
     Furnish,
     /// Make the Gang as the slice wants it.
     ApplyGang,
-    /// Remember on the Gang that members up to this incarnation were stopped for want of a lease. Comes before their
-    /// deletion, so that no kill in between lets them start again.
-    MarkStopped(u64),
+    /// Remember on the Gang that members up to this incarnation were stopped for good. Comes before their deletion, so
+    /// that no kill in between lets them start again.
+    MarkStopped(Cause, u64),
     /// Create the pod of a member.
     CreatePod(Member),
     /// Delete the pod of a member.
@@ -337,7 +354,7 @@ pub enum Action {
 #[must_use]
 pub fn plan(slice: &Slice, around: &Around<'_>) -> Vec<Action> {
     let mut actions = Vec::new();
-    let stopped = stop_expired(slice, around.lease, &mut actions);
+    let stopped = stop_for_good(slice, around, &mut actions);
     let kill = around.lease == State::Kill;
     for (member, pod) in &slice.pods {
         // Wanted or not: should its node come back, it must not find it.
@@ -363,30 +380,36 @@ pub fn plan(slice: &Slice, around: &Around<'_>) -> Vec<Action> {
                 actions.push(Action::DeleteGang);
             }
         }
-        Wish::Wanted(wanted) => start(slice, wanted, around, stopped, &mut actions),
+        Wish::Wanted(wanted) => start(slice, wanted, around, &mut actions),
     }
     actions
 }
 
-/// Up to which incarnation members are stopped for want of a lease; marks it first when that is news.
-fn stop_expired(slice: &Slice, lease: State, actions: &mut Vec<Action>) -> u64 {
-    let stopped = slice.stopped();
-    if lease == State::Live || slice.wish == Wish::Dropped {
+/// Up to which incarnation members are stopped for good; marks it first when that is news.
+fn stop_for_good(slice: &Slice, around: &Around<'_>, actions: &mut Vec<Action>) -> u64 {
+    let stopped = slice.stopped().newest();
+    let cause = match around.lease {
+        State::Stop | State::Kill => Cause::Lease,
+        State::Live if around.drained => Cause::Drain,
+        State::Live => return stopped,
+    };
+    if slice.wish == Wish::Dropped {
         return stopped;
     }
     match slice.holding().map(|member| member.incarnation).max() {
         Some(newest) if newest > stopped => {
-            actions.push(Action::MarkStopped(newest));
+            actions.push(Action::MarkStopped(cause, newest));
             newest
         }
         _ => stopped,
     }
 }
 
-fn start(slice: &Slice, wanted: &Wanted, around: &Around<'_>, stopped: u64, actions: &mut Vec<Action>) {
+fn start(slice: &Slice, wanted: &Wanted, around: &Around<'_>, actions: &mut Vec<Action>) {
     let gang_stopping = slice.gang.as_ref().is_some_and(|gang| gang.stopping);
     if !around.may_start
         || around.lease != State::Live
+        || around.drained
         || wanted.refusal.is_some()
         || wanted.members.is_empty()
         || gang_stopping
@@ -405,8 +428,8 @@ fn start(slice: &Slice, wanted: &Wanted, around: &Around<'_>, stopped: u64, acti
     };
     let rank_is_held =
         |member: Member| held.get(&member.rank).is_some_and(|at| at.iter().any(|i| *i != member.incarnation));
-    let absent = |member: &Member| !slice.pods.contains_key(member) && !slice.orphans.contains_key(member);
-    if wanted.members.iter().map(|placed| placed.member).any(|member| absent(&member) && rank_is_held(member)) {
+    let waits = |member: Member| !slice.is_present(member) && rank_is_held(member);
+    if wanted.members.iter().any(|placed| waits(placed.member)) {
         return;
     }
     if around.namespace != Namespace::Furnished {
@@ -416,12 +439,7 @@ fn start(slice: &Slice, wanted: &Wanted, around: &Around<'_>, stopped: u64, acti
         actions.push(Action::ApplyGang);
     }
     if wanted.mode == Mode::Run {
-        let new = wanted.members.iter().map(|placed| placed.member).filter(|member| {
-            absent(member)
-                && !around.elsewhere.contains(member)
-                && !slice.was_started(*member)
-                && member.incarnation > stopped
-        });
+        let new = slice.unstarted().filter(|member| !around.elsewhere.contains(member));
         actions.extend(new.map(Action::CreatePod));
     }
 }

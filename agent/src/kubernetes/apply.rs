@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use atoll_api::gang::Gang;
 use atoll_api::names;
-use atoll_core::member::{Action, Member};
+use atoll_core::member::{Action, Cause, Member, Stopped};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -29,7 +29,7 @@ pub(super) struct Steps<'a> {
     pub(super) site: &'a KubernetesRuntime,
     pub(super) id: &'a SliceId,
     pub(super) spec: Option<&'a SliceSpec>,
-    pub(super) remember: u64,
+    pub(super) remember: Stopped,
 }
 
 /// Why a step was not taken.
@@ -105,11 +105,11 @@ impl Steps<'_> {
 
     async fn step(&self, action: Action) -> Result<Done, Failure> {
         let name = format!("{action:?}");
-        let stops = matches!(action, Action::MarkStopped(_) | Action::DeleteGang) || is_removal(&action);
+        let stops = matches!(action, Action::MarkStopped(..) | Action::DeleteGang) || is_removal(&action);
         let result = match action {
             Action::Furnish => self.furnish().await,
             Action::ApplyGang => self.apply_gang().await,
-            Action::MarkStopped(incarnation) => self.mark_stopped(incarnation).await,
+            Action::MarkStopped(cause, incarnation) => self.mark_stopped(cause, incarnation).await,
             Action::CreatePod(member) => self.create_pod(member).await,
             Action::DeletePod { member, kill } => {
                 self.delete_pod(member, kill, kill.then_some(pod::SHORTEST_GRACE_SECONDS)).await
@@ -143,7 +143,9 @@ impl Steps<'_> {
         let client = &self.site.client;
         self.server_side_apply(Api::all(client.clone()), &objects::namespace(self.id)).await?;
         let (account, service) = (objects::service_account(self.id), objects::service(self.id, cluster));
+        let network = async { self.site.write_network(&self.id.cluster_uid).await.map_err(Failure::from) };
         tokio::try_join!(
+            network,
             self.server_side_apply(Api::namespaced(client.clone(), &namespace), &account),
             self.server_side_apply(Api::namespaced(client.clone(), &namespace), &service),
         )?;
@@ -157,10 +159,12 @@ impl Steps<'_> {
         self.gang_done(&gang)
     }
 
-    async fn mark_stopped(&self, incarnation: u64) -> Result<Done, Failure> {
-        let patch = json!({"metadata": {"annotations": {
-            (names::ANNOTATION_STOPPED_INCARNATION): incarnation.to_string(),
-        }}});
+    async fn mark_stopped(&self, cause: Cause, incarnation: u64) -> Result<Done, Failure> {
+        let annotation = match cause {
+            Cause::Lease => names::ANNOTATION_STOPPED_INCARNATION,
+            Cause::Drain => names::ANNOTATION_DRAINED_INCARNATION,
+        };
+        let patch = json!({"metadata": {"annotations": {(annotation): incarnation.to_string()}}});
         let _permit = self.site.requests.acquire().await;
         let params = PatchParams { field_manager: Some(names::FIELD_MANAGER_AGENT.into()), ..PatchParams::default() };
         match self.gangs().patch(&self.id.name, &params, &Patch::Merge(patch)).await {
@@ -187,6 +191,7 @@ impl Steps<'_> {
             spec: &slice.spec,
             times: slice.times,
             cluster_domain: &self.site.cluster_domain,
+            policy: &self.site.policy.borrow().clone(),
         };
         let pod = pod::build(&context, member);
         let _permit = self.site.requests.acquire().await;

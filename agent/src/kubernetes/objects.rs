@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use atoll_api::gang::{Gang, GangMember, GangMode, GangSpec};
 use atoll_api::{SlicePhase, names};
+use atoll_core::member::Stopped;
 use atoll_core::units::UnitError;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::naming::{SERVICE_ACCOUNT, SliceId};
+use crate::naming::{SERVICE_ACCOUNT, SliceId, site_namespace};
 use crate::pod;
 use crate::runtime::SliceSpec;
 
@@ -16,25 +17,30 @@ use crate::runtime::SliceSpec;
 const POD_SECURITY: [&str; 3] =
     ["pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/audit", "pod-security.kubernetes.io/warn"];
 
-fn labels(id: &SliceId) -> BTreeMap<String, String> {
+fn labels(cluster_uid: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
         (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY_AGENT.to_owned()),
-        (names::LABEL_CLUSTER_UID.to_owned(), id.cluster_uid.clone()),
+        (names::LABEL_CLUSTER_UID.to_owned(), cluster_uid.to_owned()),
     ])
 }
 
 fn metadata(id: &SliceId, name: &str) -> ObjectMeta {
+    metadata_in(&id.cluster_uid, name)
+}
+
+/// Metadata of something in the namespace of a Cluster.
+pub(super) fn metadata_in(cluster_uid: &str, name: &str) -> ObjectMeta {
     ObjectMeta {
         name: Some(name.to_owned()),
-        namespace: Some(id.site_namespace()),
-        labels: Some(labels(id)),
+        namespace: Some(site_namespace(cluster_uid)),
+        labels: Some(labels(cluster_uid)),
         ..ObjectMeta::default()
     }
 }
 
 /// The namespace of the slice's Cluster.
 pub(super) fn namespace(id: &SliceId) -> core::Namespace {
-    let mut labels = labels(id);
+    let mut labels = labels(&id.cluster_uid);
     labels.extend(POD_SECURITY.map(|label| (label.to_owned(), "restricted".to_owned())));
     core::Namespace {
         metadata: ObjectMeta { name: Some(id.site_namespace()), labels: Some(labels), ..ObjectMeta::default() },
@@ -59,7 +65,7 @@ pub(super) fn service(id: &SliceId, cluster: &str) -> core::Service {
         spec: Some(core::ServiceSpec {
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
-            selector: Some(labels(id)),
+            selector: Some(labels(&id.cluster_uid)),
             ..core::ServiceSpec::default()
         }),
         status: None,
@@ -69,7 +75,7 @@ pub(super) fn service(id: &SliceId, cluster: &str) -> core::Service {
 /// The Gang of a slice.
 ///
 /// Fails on a quantity in the template that cannot be read.
-pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: u64) -> Result<Gang, UnitError> {
+pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: Stopped) -> Result<Gang, UnitError> {
     let spec = &slice.spec;
     let members = spec
         .members
@@ -98,7 +104,8 @@ pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: u64) -> Result<Gan
         (names::ANNOTATION_HUB_NAMESPACE.to_owned(), id.namespace.clone()),
         (names::ANNOTATION_EPOCH.to_owned(), spec.epoch.to_string()),
         (names::ANNOTATION_FENCE.to_owned(), slice.times.to_string()),
-        (names::ANNOTATION_STOPPED_INCARNATION.to_owned(), remember.to_string()),
+        (names::ANNOTATION_STOPPED_INCARNATION.to_owned(), remember.lease.to_string()),
+        (names::ANNOTATION_DRAINED_INCARNATION.to_owned(), remember.drain.to_string()),
     ]));
     Ok(gang)
 }

@@ -5,10 +5,11 @@ use atoll_api::conditions::member_reason;
 use atoll_api::gang::{GangNode, GangPhase, GangStatus};
 use atoll_api::names;
 use atoll_core::lease::Times;
-use atoll_core::member::{Action, Member, Mode, Phase, Verdict, Wanted};
+use atoll_core::member::{Action, Cause, Member, Mode, Phase, Stopped, Verdict, Wanted};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt as _;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::{KubernetesRuntime, objects, views};
 use crate::fixtures::{slice_id, slice_spec};
@@ -23,23 +24,24 @@ fn slice() -> (Wanted, SliceSpec) {
 #[test]
 fn a_gang_tells_all_that_a_new_agent_must_know() {
     let (wanted, slice) = slice();
-    let mut object = objects::gang(&slice_id(), &slice, 2).unwrap();
+    let mut object = objects::gang(&slice_id(), &slice, Stopped { lease: 2, drain: 3 }).unwrap();
     object.metadata.resource_version = Some("77".into());
     object.metadata.generation = Some(3);
     let (found, version, gang) = views::gang(&object).unwrap();
     assert_eq!((found, version), (slice_id(), 77));
     assert_eq!((gang.epoch, gang.mode, gang.times), (4, Mode::Hold, Times::from_seconds(60, 90)));
-    assert_eq!((gang.members, gang.stopped_incarnation), (wanted.members, 2));
+    assert_eq!((gang.members, gang.stopped), (wanted.members, Stopped { lease: 2, drain: 3 }));
     assert_eq!((gang.verdict, gang.stopping), (Verdict::Pending, false));
     assert_eq!(object.spec.shapes.len(), 1);
-    let autonomous = objects::gang(&slice_id(), &SliceSpec { times: Times::Never, ..slice }, 0).unwrap();
+    let autonomous =
+        objects::gang(&slice_id(), &SliceSpec { times: Times::Never, ..slice }, Stopped::default()).unwrap();
     assert_eq!(autonomous.annotations()[names::ANNOTATION_FENCE], "none");
     assert_eq!(views::gang(&autonomous).unwrap().2.times, Times::Never);
 }
 
 #[test]
 fn a_verdict_counts_for_its_own_generation_and_binding_for_ever() {
-    let mut object = objects::gang(&slice_id(), &slice().1, 0).unwrap();
+    let mut object = objects::gang(&slice_id(), &slice().1, Stopped::default()).unwrap();
     object.metadata.generation = Some(2);
     let mut status = GangStatus {
         observed_generation: Some(1),
@@ -65,7 +67,7 @@ fn a_verdict_counts_for_its_own_generation_and_binding_for_ever() {
 
 #[test]
 fn objects_of_others_are_not_ours() {
-    let mut object = objects::gang(&slice_id(), &slice().1, 0).unwrap();
+    let mut object = objects::gang(&slice_id(), &slice().1, Stopped::default()).unwrap();
     object.metadata.namespace = Some("elsewhere".into());
     assert!(views::gang(&object).is_none());
     object.metadata.namespace = Some(slice_id().site_namespace());
@@ -171,7 +173,8 @@ fn site(code: u16) -> (KubernetesRuntime, Arc<Mutex<Vec<String>>>) {
         }
     });
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-    (KubernetesRuntime::new(kube::Client::new(server, "default"), "cluster.local".into(), metrics), asked)
+    let (_, policy) = watch::channel(Arc::default());
+    (KubernetesRuntime::new(kube::Client::new(server, "default"), "cluster.local".into(), policy, metrics), asked)
 }
 
 #[tokio::test]
@@ -182,11 +185,11 @@ async fn what_is_to_be_made_can_be_refused_and_what_is_to_stop_cannot() {
         (Action::Furnish, true),
         (Action::ApplyGang, true),
         (Action::CreatePod(member), true),
-        (Action::MarkStopped(3), false),
+        (Action::MarkStopped(Cause::Drain, 3), false),
         (Action::DeletePod { member, kill: false }, false),
         (Action::DeleteGang, false),
     ] {
-        let outcome = site(403).0.apply(slice_id(), Some(spec.clone()), 0, vec![action.clone()]).await;
+        let outcome = site(403).0.apply(slice_id(), Some(spec.clone()), Stopped::default(), vec![action.clone()]).await;
         assert_eq!((outcome.refused.is_some(), outcome.failed.is_some()), (refused, !refused), "{action:?}");
         assert!(!outcome.progressed());
     }
@@ -197,12 +200,13 @@ async fn a_killed_pod_stays_until_it_has_stopped() {
     let (runtime, asked) = site(200);
     let member = Member { rank: 0, incarnation: 3 };
     let kill = Action::DeletePod { member, kill: true };
-    let outcome = runtime.apply(slice_id(), Some(Arc::new(slice().1)), 0, vec![kill]).await;
+    let outcome = runtime.apply(slice_id(), Some(Arc::new(slice().1)), Stopped::default(), vec![kill]).await;
     assert_eq!(outcome.deleted, [(member, true)], "{outcome:?}");
     let first = asked.lock().unwrap()[0].clone();
     assert!(first.starts_with("DELETE ") && first.contains(r#""gracePeriodSeconds":1"#), "{first}");
     let (runtime, asked) = site(200);
-    let outcome = runtime.apply(slice_id(), Some(Arc::new(slice().1)), 0, vec![Action::RemovePod(member)]).await;
+    let outcome =
+        runtime.apply(slice_id(), Some(Arc::new(slice().1)), Stopped::default(), vec![Action::RemovePod(member)]).await;
     assert_eq!(outcome.deleted, [(member, true)], "{outcome:?}");
     let first = asked.lock().unwrap()[0].clone();
     assert!(first.contains(r#""gracePeriodSeconds":0"#), "one of which nothing runs does not: {first}");

@@ -6,7 +6,7 @@ use atoll_api::conditions::member_reason;
 use atoll_api::gang::{Gang as GangObject, GangMode, GangPhase};
 use atoll_api::names;
 use atoll_core::lease::Times;
-use atoll_core::member::{Gang, Member, Mode, Phase, Placed, Pod, Verdict};
+use atoll_core::member::{Gang, Member, Mode, Phase, Placed, Pod, Stopped, Verdict};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt as _;
 
@@ -60,7 +60,10 @@ pub(super) fn gang(object: &GangObject) -> Option<(SliceId, u64, Gang)> {
             }
             _ => BTreeSet::new(),
         },
-        stopped_incarnation: number(names::ANNOTATION_STOPPED_INCARNATION).unwrap_or(0),
+        stopped: Stopped {
+            lease: number(names::ANNOTATION_STOPPED_INCARNATION).unwrap_or(0),
+            drain: number(names::ANNOTATION_DRAINED_INCARNATION).unwrap_or(0),
+        },
         stopping: object.metadata.deletion_timestamp.is_some(),
     };
     Some((id, version(object.metadata.resource_version.as_deref()), gang))

@@ -1,6 +1,7 @@
 //! What the manager knows, and the tasks that follow from it. No IO: time comes in as arguments.
 
 mod seen;
+mod supplier;
 mod watchdogs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use atoll_api::DisconnectionTimes;
 use atoll_core::lease::{self, Times};
-use atoll_core::member::{self, Action, Around, Member, Namespace, Phase, Pod, Report, Slice, Wish};
+use atoll_core::member::{self, Action, Around, Member, Namespace, Phase, Pod, Report, Slice, Stopped, Wish};
 use atoll_wire::digest;
 use atoll_wire::v1::SliceDigest;
 
@@ -19,12 +20,13 @@ use crate::inventory::Ailing;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
 use crate::runtime::{Outcome, SliceSpec};
+use supplier::Supplier;
 use watchdogs::Watchdogs;
 
 /// Something to be done on the Site.
 #[derive(Debug)]
 pub(super) enum Task {
-    Apply { id: SliceId, spec: Option<Arc<SliceSpec>>, remember: u64, actions: Vec<Action> },
+    Apply { id: SliceId, spec: Option<Arc<SliceSpec>>, remember: Stopped, actions: Vec<Action> },
     RemoveNamespace(String),
 }
 
@@ -89,6 +91,7 @@ pub(super) struct State {
     dirty_clusters: BTreeSet<String>,
     reports: Vec<(SliceId, Report)>,
     ailing: Arc<Ailing>,
+    supplier: Supplier,
     /// What the nodes' watchdogs say; `None`: none is listened to.
     watchdogs: Option<Watchdogs>,
     /// Members that run on a node by its watchdog's word, and that belong to no slice here.
@@ -100,11 +103,6 @@ pub(super) struct State {
 impl State {
     pub(super) fn is_listed(&self) -> bool {
         self.listed.namespaces && self.listed.gangs && self.listed.pods
-    }
-
-    /// Whether any member holds GPUs here.
-    pub(super) fn is_holding(&self) -> bool {
-        self.slices.values().any(|entry| entry.slice.is_live())
     }
 
     pub(super) fn is_synced(&self) -> bool {
@@ -183,7 +181,7 @@ impl State {
                 if given_up {
                     self.adopt_all();
                 }
-                self.dirty.insert(id);
+                self.judge(&id);
             }
         }
         Ok(())
@@ -201,12 +199,13 @@ impl State {
         self.dirty.insert(id);
     }
 
-    /// When a lease changes what members may do, by the boot-time clock.
-    pub(super) fn next_lease_change(&self, granted: Duration, now: Duration) -> Option<Duration> {
+    /// When a lease, or the deadline of a drain, changes what members may do; by the boot-time clock.
+    pub(super) fn next_change(&self, granted: Duration, now: Duration) -> Option<Duration> {
         self.slices
             .values()
             .filter(|entry| entry.slice.is_live())
             .filter_map(|entry| lease::next_change(granted, now, times(&entry.slice)))
+            .chain(self.next_deadline(now))
             .chain(self.next_of_watchdogs(now))
             .min()
     }
@@ -222,6 +221,7 @@ impl State {
                 self.dirty.insert(id.clone());
             }
         }
+        self.pass_deadline(now);
         self.settle(now);
         let may_start = self.synced && self.strangers.is_empty() && self.strays.is_empty();
         if may_start && !self.might_start {
@@ -269,7 +269,8 @@ impl State {
         if entry.busy || entry.waiting {
             return None;
         }
-        let around = Around { namespace, may_start, lease: entry.lease, elsewhere: &elsewhere };
+        let around =
+            Around { namespace, may_start, lease: entry.lease, drained: self.supplier.drained, elsewhere: &elsewhere };
         let actions = member::plan(&entry.slice, &around);
         if actions.is_empty() {
             if entry.slice.wish == Wish::Dropped && entry.slice.is_gone() {
@@ -281,8 +282,8 @@ impl State {
         for action in &actions {
             match action {
                 // Remembered before it is written: this process must not start them either way.
-                Action::MarkStopped(incarnation) => {
-                    entry.slice.stopped_incarnation = entry.slice.stopped_incarnation.max(*incarnation);
+                Action::MarkStopped(cause, incarnation) => {
+                    entry.slice.decided = entry.slice.decided.with(*cause, *incarnation);
                 }
                 Action::CreatePod(member) => drop(entry.attempted.insert(*member)),
                 _ => {}

@@ -1,9 +1,12 @@
 //! The manager's state against a Site that does what it is told.
 
+mod supplier;
 mod watchdogs;
 
 use atoll_core::lease::Times;
-use atoll_core::member::{Action, Gang, Member, MemberPhase, Mode, Phase, Pod, Reason, Report, Reservation, Verdict};
+use atoll_core::member::{
+    Action, Cause, Gang, Member, MemberPhase, Mode, Phase, Pod, Reason, Report, Reservation, Stopped, Verdict,
+};
 use serde_json::json;
 
 use super::state::{State, Task};
@@ -60,7 +63,7 @@ fn gang(epoch: u64) -> Gang {
         reason: None,
         message: None,
         bound: [].into(),
-        stopped_incarnation: 0,
+        stopped: Stopped::default(),
         stopping: false,
     }
 }
@@ -247,12 +250,15 @@ fn a_deleted_slice_is_told_gone_once_and_its_namespace_goes_with_the_last() {
 #[test]
 fn members_found_without_a_hub_live_as_long_as_their_gang_remembers() {
     let mut state = started(&[(id("a"), member(0, 1))]);
-    assert_eq!(state.next_lease_change(START, START), Some(START + Duration::from_mins(1)));
+    assert_eq!(state.next_change(START, START), Some(START + Duration::from_mins(1)));
     assert!(state.decide(START, START + Duration::from_secs(59)).is_empty());
     let tasks = state.decide(START, START + Duration::from_mins(1));
     let [Task::Apply { actions, remember, .. }] = tasks.as_slice() else { panic!("{tasks:?}") };
-    assert_eq!(*remember, 1);
-    assert_eq!(actions, &[Action::MarkStopped(1), Action::DeletePod { member: member(0, 1), kill: false }]);
+    assert_eq!(*remember, Stopped { lease: 1, drain: 0 });
+    assert_eq!(
+        actions,
+        &[Action::MarkStopped(Cause::Lease, 1), Action::DeletePod { member: member(0, 1), kill: false }]
+    );
     state.applied(&id("a"), Outcome { deleted: vec![(member(0, 1), false)], ..Outcome::default() });
     assert!(state.decide(START, START + Duration::from_secs(89)).is_empty());
     let tasks = state.decide(START, START + Duration::from_secs(90));

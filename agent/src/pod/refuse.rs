@@ -21,7 +21,31 @@ const DESCRIBING: [&str; 5] = [
     "app.kubernetes.io/component",
     "app.kubernetes.io/part-of",
 ];
-const RESERVED_DOMAINS: [&str; 3] = ["atoll.dev", "kubernetes.io", "k8s.io"];
+/// Domains, with all below them, whose labels and annotations make a Site's networks, meshes, device plugins, secret stores and
+/// webhooks do something to a pod.
+const RESERVED_DOMAINS: [&str; 19] = [
+    "amd.com",
+    "antrea.io",
+    "atoll.dev",
+    "azure.com",
+    "cattle.io",
+    "cilium.io",
+    "cncf.io",
+    "hashicorp.com",
+    "intel.com",
+    "istio.io",
+    "k8s.io",
+    "kubernetes.io",
+    "kyverno.io",
+    "linkerd.io",
+    "nvidia.com",
+    "openshift.io",
+    "ovn.org",
+    "projectcalico.org",
+    "tigera.io",
+];
+/// Beginnings of keys without a domain that container runtimes act on, such as `io.kubernetes.cri-o.Devices`.
+const RESERVED_PREFIXES: [&str; 3] = ["io.kubernetes.", "io.containerd.", "io.katacontainers."];
 const RESERVED_ENV: [&str; 6] = ["MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "NODE_RANK", "RAY_ADDRESS"];
 const MAX_GPUS: i32 = 64;
 const MAX_CONTAINERS: usize = 16;
@@ -93,7 +117,8 @@ pub(super) fn is_reserved(key: &str) -> bool {
             |reserved: &&str| domain.strip_suffix(*reserved).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
         RESERVED_DOMAINS.iter().any(under)
     };
-    !DESCRIBING.contains(&key) && key.split_once('/').is_some_and(|(domain, _)| under_reserved(domain))
+    let acted_on = RESERVED_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+    acted_on || !DESCRIBING.contains(&key) && key.split_once('/').is_some_and(|(domain, _)| under_reserved(domain))
 }
 
 fn check_metadata(metadata: &MemberMetadata) -> Result<(), Refused> {

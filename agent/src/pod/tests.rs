@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fixtures::{slice_id, slice_spec};
+use crate::policy::Policy;
 
 fn spec(edit: impl FnOnce(&mut serde_json::Value)) -> ClusterSliceSpec {
     let spec = slice_spec(|spec| {
@@ -18,8 +19,12 @@ fn spec(edit: impl FnOnce(&mut serde_json::Value)) -> ClusterSliceSpec {
 }
 
 fn pod_of(spec: &ClusterSliceSpec, rank: u32, incarnation: u64) -> core::Pod {
-    let context =
-        PodContext { id: &slice_id(), spec, times: Times::from_seconds(60, 90), cluster_domain: "cluster.local" };
+    capped_pod_of(spec, rank, incarnation, &Policy::default())
+}
+
+fn capped_pod_of(spec: &ClusterSliceSpec, rank: u32, incarnation: u64, policy: &Policy) -> core::Pod {
+    let times = Times::from_seconds(60, 90);
+    let context = PodContext { id: &slice_id(), spec, times, cluster_domain: "cluster.local", policy };
     build(&context, Member { rank, incarnation })
 }
 
@@ -36,12 +41,23 @@ fn is_restricted(pod: &core::Pod) -> Result<(), String> {
     ensure(spec.node_name.is_none() && spec.node_selector.is_none() && spec.affinity.is_none(), "node")?;
     ensure(spec.automount_service_account_token == Some(false), "token")?;
     ensure(spec.service_account_name.as_deref() == Some(naming::SERVICE_ACCOUNT), "account")?;
-    ensure(spec.priority_class_name.is_none() && spec.runtime_class_name.is_none(), "classes")?;
+    ensure(spec.priority_class_name.as_deref() == Some(names::PRIORITY_CLASS_MEMBER), "priority")?;
+    ensure(
+        spec.runtime_class_name.is_none() && spec.priority.is_none() && spec.preemption_policy.is_none(),
+        "classes",
+    )?;
+    ensure(
+        spec.share_process_namespace.is_none() && spec.host_aliases.is_none() && spec.dns_config.is_none(),
+        "shared",
+    )?;
+    ensure(spec.resource_claims.is_none() && spec.ephemeral_containers.is_none(), "claims")?;
     ensure(spec.scheduler_name.as_deref() == Some(names::SCHEDULER_NAME), "scheduler")?;
     ensure(spec.termination_grace_period_seconds.is_some_and(|grace| (1..30).contains(&grace)), "grace")?;
     let context = spec.security_context.as_ref().ok_or("no context")?;
     ensure(context.run_as_non_root == Some(true) && context.run_as_user != Some(0), "root")?;
     ensure(context.seccomp_profile.as_ref().is_some_and(|profile| profile.type_ == "RuntimeDefault"), "seccomp")?;
+    ensure(context.sysctls.is_none() && context.supplemental_groups.is_none(), "sysctls")?;
+    ensure(context.se_linux_options.is_none() && context.app_armor_profile.is_none(), "pod profiles")?;
     for volume in spec.volumes.iter().flatten() {
         let only =
             core::Volume { name: volume.name.clone(), empty_dir: volume.empty_dir.clone(), ..Default::default() };
@@ -54,6 +70,8 @@ fn is_restricted(pod: &core::Pod) -> Result<(), String> {
         let capabilities = context.capabilities.as_ref().ok_or("no capabilities")?;
         ensure(capabilities.add.is_none() && capabilities.drop == Some(vec!["ALL".into()]), "capabilities")?;
         ensure(context.seccomp_profile.as_ref().is_some_and(|p| p.type_ == "RuntimeDefault"), "seccomp")?;
+        ensure(context.proc_mount.is_none() && context.se_linux_options.is_none(), "proc")?;
+        ensure(context.app_armor_profile.is_none() && container.restart_policy.is_none(), "profiles")?;
         ensure(
             container.ports.iter().flatten().all(|port| port.host_port.is_none() && port.host_ip.is_none()),
             "port",
@@ -71,6 +89,8 @@ fn is_restricted(pod: &core::Pod) -> Result<(), String> {
                     || p.tcp_socket.as_ref().is_some_and(|socket| socket.host.is_some())
             });
             ensure(!away, "probe")?;
+            let grace = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+            ensure(grace.is_none_or(|grace| (1..30).contains(&grace)), "grace of a probe")?;
         }
     }
     let labels = pod.metadata.labels.as_ref().ok_or("no labels")?;
@@ -226,13 +246,6 @@ fn what_would_widen_a_members_rights_is_refused_by_its_field() {
         ("probe", container("livenessProbe", json!({"httpGet": {"port": 80, "host": "10.0.0.1"}}))),
         ("image", container("image", json!(" "))),
         ("metadata", Box::new(|spec| spec["template"]["metadata"] = json!({"labels": {"atoll.dev/gang": "x"}}))),
-        (
-            "metadata",
-            Box::new(|spec| {
-                spec["template"]["metadata"] =
-                    json!({"annotations": {"container.apparmor.security.beta.kubernetes.io/main": "unconfined"}});
-            }),
-        ),
         ("gpus", top("gpus", json!(0))),
         ("cluster", top("cluster", json!("Train"))),
         ("members", top("members", json!([{"rank": -1, "node": "a", "incarnation": 1}]))),
@@ -344,4 +357,66 @@ proptest! {
         // Also one that `check` refuses.
         prop_assert_eq!(is_restricted(&pod_of(&spec, 0, 3)), Ok(()));
     }
+}
+
+#[test]
+fn no_label_or_annotation_makes_the_site_do_something_to_a_member() {
+    for key in [
+        "atoll.dev/gang",
+        "sub.atoll.dev/gang",
+        "container.apparmor.security.beta.kubernetes.io/main",
+        "kubernetes.io/egress-bandwidth",
+        "cdi.k8s.io/gpus",
+        "k8s.v1.cni.cncf.io/networks",
+        "v1.multus-cni.io.k8s.v1.cni.cncf.io/default-network",
+        "cni.projectcalico.org/ipAddrs",
+        "k8s.ovn.org/pod-networks",
+        "sidecar.istio.io/userVolume",
+        "linkerd.io/inject",
+        "vault.hashicorp.com/agent-inject",
+        "nvidia.com/use-gputype",
+        "io.kubernetes.cri-o.Devices",
+        "io.katacontainers.config.hypervisor.path",
+    ] {
+        for kind in ["labels", "annotations"] {
+            let spec = spec(|spec| spec["template"]["metadata"] = json!({kind: {key: "x"}}));
+            assert!(check(&spec).is_err(), "{kind} {key}");
+            let metadata = pod_of(&spec, 0, 3).metadata;
+            let there = |map: Option<BTreeMap<String, String>>| map.unwrap().get(key).is_some_and(|value| value == "x");
+            assert!(!there(metadata.labels) && !there(metadata.annotations), "{kind} {key}");
+        }
+    }
+    let own =
+        json!({"labels": {"team": "a", "app.kubernetes.io/name": "b", "example.com/c": "d", "notcncf.io/x": "e"}});
+    assert_eq!(check(&spec(|spec| spec["template"]["metadata"] = own)), Ok(()));
+}
+
+#[test]
+fn a_cap_becomes_the_limit_where_none_is_named_and_nothing_is_requested_for_it() {
+    let policy: atoll_api::SitePolicySpec =
+        serde_json::from_value(json!({"members": {"cpu": 4, "memory": "1Gi", "ephemeralStorage": "10G"}})).unwrap();
+    let policy = Policy::new(&policy, None);
+    let spec = spec(|spec| {
+        spec["template"]["spec"]["containers"][0]["resources"] =
+            json!({"requests": {"cpu": "1"}, "limits": {"memory": "256Mi", "cpu": 0}});
+        spec["template"]["spec"]["initContainers"] = json!([{"name": "init", "image": "z"}]);
+    });
+    let pod = capped_pod_of(&spec, 0, 3, &policy);
+    is_restricted(&pod).unwrap();
+    let pod = pod.spec.unwrap();
+    let of = |container: &core::Container| {
+        let resources = serde_json::to_value(container.resources.clone().unwrap()).unwrap();
+        (resources["requests"].clone(), resources["limits"].clone())
+    };
+    let (requests, limits) = of(&pod.containers[0]);
+    assert_eq!(requests, json!({"cpu": "1", "ephemeral-storage": "0", "nvidia.com/gpu": "8"}));
+    assert_eq!(
+        limits,
+        json!({"cpu": "2500m", "ephemeral-storage": "5000000000", "memory": "256Mi", "nvidia.com/gpu": "8"})
+    );
+    let (requests, limits) = of(&pod.containers[1]);
+    assert_eq!(requests, json!({"cpu": "0", "ephemeral-storage": "0", "memory": "0"}));
+    assert_eq!(limits, json!({"cpu": "1500m", "ephemeral-storage": "5000000000", "memory": "805306368"}));
+    let (_, limits) = of(&pod.init_containers.unwrap()[0]);
+    assert_eq!(limits, json!({"cpu": "4", "ephemeral-storage": "10000000000", "memory": "1073741824"}));
 }

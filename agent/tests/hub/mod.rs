@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod site;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin as Pinned;

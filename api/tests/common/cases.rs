@@ -131,6 +131,8 @@ pub const BAD: &[Bad] = &[
     bad(Base::Pods, "a manager that is not Atoll", "template.metadata.labels", &[("/spec/template/metadata/labels", r#"{"app.kubernetes.io/managed-by": "me"}"#)]),
     bad(Base::Pods, "a label that is none", "template.metadata.labels", &[("/spec/template/metadata/labels", r#"{"a b": "c"}"#)]),
     bad(Base::Pods, "a label value that is none", "spec.template.metadata.labels.team", &[("/spec/template/metadata/labels", r#"{"team": "a b"}"#)]),
+    bad(Base::Pods, "another network by annotation", "template.metadata.annotations", &[("/spec/template/metadata/annotations", r#"{"k8s.v1.cni.cncf.io/networks": "office"}"#)]),
+    bad(Base::Pods, "a device by annotation", "template.metadata.annotations", &[("/spec/template/metadata/annotations", r#"{"io.kubernetes.cri-o.Devices": "/dev/sda"}"#)]),
     bad(Base::Pods, "an annotation of Kubernetes'", "template.metadata.annotations", &[("/spec/template/metadata/annotations", r#"{"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}"#)]),
     // Other kinds.
     bad(Base::Slice, "an epoch of 0", "spec.epoch", &[("/spec/epoch", "0")]),
@@ -151,6 +153,25 @@ pub const BAD: &[Bad] = &[
     bad(Base::Supplier, "a wallet that is no address", "wallet", &[("/spec/wallet", r#""0x52908400098527886E0F7030069857D2E4169EE7""#)]),
     bad(Base::Supplier, "no way to reach a supplier", "contact", &[("/spec/contact", r#""ask around""#)]),
     bad(Base::Supplier, "a supplier without a name", "spec.displayName", &[("/spec/displayName", r#""""#)]),
+    // Policies.
+    bad(Base::Policy, "a policy of another name", "metadata.name", &[("/metadata/name", r#""other""#)]),
+    bad(Base::Policy, "an unknown availability", "spec.availability", &[("/spec/availability", r#""Closed""#)]),
+    bad(Base::Policy, "a drain into the past", "spec.drainSeconds", &[("/spec/drainSeconds", "-1")]),
+    bad(Base::Policy, "a drain of more than a day", "spec.drainSeconds", &[("/spec/drainSeconds", "86401")]),
+    bad(Base::Policy, "a registry with a scheme", "spec.images.registries[0]", &[("/spec/images/registries", r#"["https://registry.example"]"#)]),
+    bad(Base::Policy, "a registry that ends in a slash", "spec.images.registries[0]", &[("/spec/images/registries", r#"["registry.example/"]"#)]),
+    bad(Base::Policy, "a registry without a host", "images.registries", &[("/spec/images/registries", r#"["library/busybox"]"#)]),
+    bad(Base::Policy, "a registry twice", "spec.images.registries[1]", &[("/spec/images/registries", r#"["a.example", "a.example"]"#)]),
+    bad(Base::Policy, "fewer than no members", "spec.members.max", &[("/spec/members/max", "-1")]),
+    bad(Base::Policy, "no CPU at all", "members.cpu", &[("/spec/members/cpu", r#""0""#)]),
+    bad(Base::Policy, "memory that is none", "members.memory", &[("/spec/members/memory", r#""0Gi""#)]),
+    bad(Base::Policy, "disk that is no amount", "members.ephemeralStorage", &[("/spec/members/ephemeralStorage", r#""much""#)]),
+    bad(Base::Policy, "an address as a network", "network.allow", &[("/spec/network/allow", r#"["10.0.0.1"]"#)]),
+    bad(Base::Policy, "a host's address as a wide network", "network.allow", &[("/spec/network/allow", r#"["10.0.0.1/8"]"#)]),
+    bad(Base::Policy, "a prefix that is too long", "network.allow", &[("/spec/network/allow", r#"["10.0.0.0/33"]"#)]),
+    bad(Base::Policy, "a name as a network", "network.deny", &[("/spec/network/deny", r#"["intranet.example"]"#)]),
+    bad(Base::Policy, "all the world as denied", "network.deny", &[("/spec/network/deny", r#"["0.0.0.0/0"]"#)]),
+    bad(Base::Policy, "a network twice", "spec.network.allow[1]", &[("/spec/network/allow", r#"["10.0.0.0/8", "10.0.0.0/8"]"#)]),
 ];
 
 const fn update(
@@ -195,5 +216,7 @@ pub const UPDATES: &[Update] = &[
     update(Base::Pods, "template stays while placed", &[], true, &[("/spec/template/spec/containers/0/image", r#""other""#)], Some("spec.template")),
     update(Base::Slice, "a slice keeps its Site", &[], false, &[("/spec/site", r#""site-b""#)], Some("spec.site")),
     update(Base::Slice, "a slice keeps its Cluster", &[], false, &[("/spec/clusterUid", r#""v""#)], Some("spec.clusterUid")),
+    update(Base::Policy, "a policy says everything", &[], false, &[("/spec", r#"{"availability": "Draining", "drainSeconds": 0, "images": {"requireDigest": true, "registries": ["docker.io/library", "registry.example:5000", "localhost/a_b"]}, "members": {"max": 0, "cpu": 4, "memory": "16Gi", "ephemeralStorage": "100G"}, "network": {"internet": false, "allow": ["10.2.0.0/16", "10.3.0.1/32", "fd00::/8", "0.0.0.0/0"], "deny": ["198.51.100.0/24", "2001:db8::/32"]}}"#)], None),
+    update(Base::Policy, "a drain is called off", &[("/spec/availability", r#""Draining""#)], false, &[("/spec/availability", r#""Accepting""#)], None),
     update(Base::Slice, "a slice goes on to a later epoch", &[], false, &[("/spec/epoch", "2"), ("/spec/members", "[]")], None),
 ];

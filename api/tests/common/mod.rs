@@ -21,6 +21,7 @@ pub enum Base {
     Node,
     Model,
     Supplier,
+    Policy,
 }
 
 /// Changes to an object: a JSON pointer and the new value as JSON; "null" removes.
@@ -49,7 +50,7 @@ pub struct Update {
 }
 
 impl Base {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pods,
         Self::Torch,
         Self::Ray,
@@ -59,6 +60,7 @@ impl Base {
         Self::Node,
         Self::Model,
         Self::Supplier,
+        Self::Policy,
     ];
 
     pub fn kind(self) -> &'static str {
@@ -70,6 +72,7 @@ impl Base {
             Self::Node => "GPUNode",
             Self::Model => "GPUModel",
             Self::Supplier => "Supplier",
+            Self::Policy => "SitePolicy",
         }
     }
 
@@ -90,7 +93,7 @@ impl Base {
                 "mode": "Run", "shapes": [{"requests": {"cpu": "1"}}], "members": [{"pod": "p", "rank": 0}],
             }),
             Self::Site => json!({"supplier": "acme", "region": "eu-west"}),
-            Self::Node => json!({}),
+            Self::Node | Self::Policy => json!({}),
             Self::Model => json!({
                 "displayName": "A GPU", "vendor": "NVIDIA", "family": "ada", "aliases": ["A GPU"], "memoryMib": 24576,
                 "computeScore": 1000, "workloads": ["Inference"], "referencePrice": "0.35",
@@ -99,8 +102,11 @@ impl Base {
         };
         let mut object =
             json!({"apiVersion": "atoll.dev/v1alpha1", "kind": self.kind(), "metadata": {"name": "a"}, "spec": spec});
-        if matches!(self.kind(), "Cluster" | "ClusterSlice" | "Gang") {
+        if matches!(self.kind(), "Cluster" | "ClusterSlice" | "Gang" | "SitePolicy") {
             object["metadata"]["namespace"] = "default".into();
+        }
+        if self == Self::Policy {
+            object["metadata"]["name"] = "default".into();
         }
         object
     }
@@ -158,8 +164,9 @@ pub fn documents(path: &Path) -> Vec<Value> {
 /// The shipped examples, in order of their names.
 pub fn examples() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
+    let mut files: Vec<_> = [folder.clone(), folder.join("site")]
+        .into_iter()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();

@@ -1,6 +1,6 @@
 //! What the hub is told of a slice.
 
-use super::{Member, Phase, Slice, Verdict, Wanted, Wish};
+use super::{Cause, Member, Phase, Slice, Verdict, Wanted, Wish};
 use crate::words::Reservation;
 
 /// Why, a word.
@@ -13,6 +13,8 @@ pub enum Reason {
     PodRefused,
     /// Stopped for want of a lease.
     LeaseExpired,
+    /// Stopped at the deadline of the supplier's drain.
+    Drained,
     /// The pod is gone, by nobody that this agent knows.
     Vanished,
     /// It runs, and a GPU that it holds is Unhealthy.
@@ -24,6 +26,15 @@ pub enum Reason {
 impl Reason {
     fn site(word: Option<&String>) -> Self {
         word.map_or(Self::None, |word| Self::Site(word.clone()))
+    }
+}
+
+impl From<Cause> for Reason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Lease => Self::LeaseExpired,
+            Cause::Drain => Self::Drained,
+        }
     }
 }
 
@@ -133,19 +144,23 @@ fn describe(slice: &Slice, member: Member, unwanted: bool) -> Option<MemberRepor
         Some(MemberReport { member, phase, node: None, address: None, reason, message: message.to_owned() })
     };
     let Some(pod) = slice.pods.get(&member).or_else(|| slice.ended.get(&member)) else {
+        let stopped = slice.stopped().cause(member.incarnation);
         if let Some(orphan) = slice.orphans.get(&member) {
-            let expired = member.incarnation <= slice.stopped();
             return Some(MemberReport {
                 member,
                 phase: MemberPhase::Stopping,
                 node: Some(orphan.node.clone()),
                 address: None,
-                reason: if expired { Reason::LeaseExpired } else { Reason::Vanished },
+                reason: stopped.map_or(Reason::Vanished, Reason::from),
                 message: "its pod is gone; its node's watchdog has not said yet that nothing of it runs".to_owned(),
             });
         }
-        if member.incarnation <= slice.stopped() {
-            return without_pod(MemberPhase::Lost, Reason::LeaseExpired, "stopped: no lease from the hub in time");
+        if let Some(cause) = stopped {
+            let message = match cause {
+                Cause::Lease => "stopped: no lease from the hub in time",
+                Cause::Drain => "stopped: the supplier drained its Site, and its deadline was over",
+            };
+            return without_pod(MemberPhase::Lost, cause.into(), message);
         }
         if slice.was_started(member) {
             return without_pod(MemberPhase::Lost, Reason::Vanished, "its pod was removed by the Site");
@@ -161,8 +176,9 @@ fn describe(slice: &Slice, member: Member, unwanted: bool) -> Option<MemberRepor
         Phase::Starting => MemberPhase::Starting,
         Phase::Ready => MemberPhase::Ready,
     };
-    let expired = matches!(phase, MemberPhase::Stopping | MemberPhase::Lost) && member.incarnation <= slice.stopped();
-    let mut reason = if expired { Reason::LeaseExpired } else { Reason::site(pod.reason.as_ref()) };
+    let stopped = slice.stopped().cause(member.incarnation);
+    let stopped = stopped.filter(|_| matches!(phase, MemberPhase::Stopping | MemberPhase::Lost));
+    let mut reason = stopped.map_or_else(|| Reason::site(pod.reason.as_ref()), Reason::from);
     let mut message = pod.message.clone().unwrap_or_default();
     if let Some(ailment) = slice.ailing.get(&member).filter(|_| phase != MemberPhase::Succeeded) {
         // Whatever else is to be said of the member goes first.

@@ -52,7 +52,7 @@ fn gang(wanted: &Wanted, verdict: Verdict) -> Gang {
         } else {
             BTreeSet::new()
         },
-        stopped_incarnation: 0,
+        stopped: Stopped::default(),
         stopping: false,
     }
 }
@@ -67,7 +67,7 @@ fn slice(wish: Wanted, verdict: Verdict, pods: &[(Member, Phase)]) -> Slice {
 }
 
 fn around(lease: State, elsewhere: &BTreeSet<Member>) -> Around<'_> {
-    Around { namespace: Namespace::Furnished, may_start: true, lease, elsewhere }
+    Around { namespace: Namespace::Furnished, may_start: true, lease, drained: false, elsewhere }
 }
 
 fn steps(slice: &Slice, lease: State) -> Vec<Action> {
@@ -114,6 +114,7 @@ fn nothing_starts_before_it_may() {
         ("not synced", Around { may_start: false, ..all }),
         ("lease stopped", Around { lease: State::Stop, ..all }),
         ("lease killed", Around { lease: State::Kill, ..all }),
+        ("drained", Around { drained: true, ..all }),
         ("namespace stopping", Around { namespace: Namespace::Stopping, ..all }),
     ] {
         assert_eq!(plan(&new, &around), [], "{name}");
@@ -218,8 +219,8 @@ fn a_pod_that_its_lost_node_left_behind_is_removed_wanted_or_not() {
 fn an_orphan_without_a_lease_is_marked_as_stopped_too() {
     let mut orphaned = slice(wanted(3, Mode::Run, &[m(0, 3)]), Verdict::Pending, &[]);
     orphaned.orphans.insert(m(0, 3), orphan());
-    assert_eq!(steps(&orphaned, State::Stop), [Action::MarkStopped(3)]);
-    orphaned.stopped_incarnation = 3;
+    assert_eq!(steps(&orphaned, State::Stop), [Action::MarkStopped(Cause::Lease, 3)]);
+    orphaned.decided.lease = 3;
     assert_eq!(phases(&orphaned), [(m(0, 3), MemberPhase::Stopping, Reason::LeaseExpired)]);
 }
 
@@ -249,9 +250,9 @@ fn without_a_lease_members_stop_then_die_and_are_lost_for_good() {
     let delete = |kill| [Action::DeletePod { member: m(0, 1), kill }, Action::DeletePod { member: m(1, 3), kill }];
     assert_eq!(steps(&cut, State::Live), []);
     let stop = steps(&cut, State::Stop);
-    assert_eq!(stop[0], Action::MarkStopped(3));
+    assert_eq!(stop[0], Action::MarkStopped(Cause::Lease, 3));
     assert_eq!(stop[1..], delete(false));
-    cut.gang.as_mut().unwrap().stopped_incarnation = 3;
+    cut.gang.as_mut().unwrap().stopped.lease = 3;
     assert_eq!(steps(&cut, State::Live), delete(false), "a lease that comes back too late changes nothing");
     for pod in cut.pods.values_mut() {
         pod.stopping = true;
@@ -266,6 +267,33 @@ fn without_a_lease_members_stop_then_die_and_are_lost_for_good() {
     );
     cut.wish = Wish::Wanted(wanted(4, Mode::Run, &[m(0, 4), m(1, 4)]));
     assert_eq!(steps(&cut, State::Live), [Action::ApplyGang, Action::CreatePod(m(0, 4)), Action::CreatePod(m(1, 4))]);
+}
+
+#[test]
+fn at_the_deadline_of_a_drain_members_stop_with_grace_and_are_lost_for_good() {
+    let ready = &[(m(0, 1), Phase::Ready), (m(1, 3), Phase::Starting)];
+    let mut drained = slice(wanted(3, Mode::Run, &[m(0, 1), m(1, 3)]), Verdict::Bound, ready);
+    let none = BTreeSet::new();
+    let over = Around { drained: true, ..around(State::Live, &none) };
+    let delete = |kill| [Action::DeletePod { member: m(0, 1), kill }, Action::DeletePod { member: m(1, 3), kill }];
+    let stop = plan(&drained, &over);
+    assert_eq!((&stop[0], &stop[1..]), (&Action::MarkStopped(Cause::Drain, 3), &delete(false)[..]));
+    drained.gang.as_mut().unwrap().stopped.drain = 3;
+    assert_eq!(steps(&drained, State::Live), delete(false), "a supplier who changes his mind is too late for these");
+    for pod in drained.pods.values_mut() {
+        pod.stopping = true;
+    }
+    assert_eq!(plan(&drained, &over), []);
+    assert_eq!(steps(&drained, State::Stop), [], "marked already");
+    assert_eq!(steps(&drained, State::Kill), delete(true), "the lease goes on meaning what it means");
+    assert_eq!(phases(&drained)[0], (m(0, 1), MemberPhase::Stopping, Reason::Drained));
+    drained.pods.clear();
+    let lost = |member| (member, MemberPhase::Lost, Reason::Drained);
+    assert_eq!(phases(&drained), [lost(m(0, 1)), lost(m(1, 3))]);
+    drained.wish = Wish::Wanted(wanted(4, Mode::Run, &[m(0, 4)]));
+    assert_eq!(plan(&drained, &over), []);
+    assert_eq!(drained.unstarted().collect::<Vec<_>>(), [m(0, 4)]);
+    assert_eq!(steps(&drained, State::Live), [Action::ApplyGang, Action::CreatePod(m(0, 4))]);
 }
 
 #[test]
@@ -321,30 +349,30 @@ struct World {
     namespace: Namespace,
     /// Members that were created once.
     created: BTreeSet<Member>,
-    /// Members whose stop for want of a lease was marked.
+    /// Members whose stop for good was marked.
     marked: u64,
 }
 
 impl World {
-    fn act(&mut self, actions: &[Action], lease: State, may_start: bool, count: usize) {
+    fn act(&mut self, actions: &[Action], may_start: bool, count: usize) {
         for action in actions.iter().take(count) {
             match action {
                 Action::Furnish => self.namespace = Namespace::Furnished,
                 Action::ApplyGang => {
-                    assert!(may_start && lease == State::Live);
+                    assert!(may_start);
                     let Wish::Wanted(wanted) = self.slice.wish.clone() else { panic!("a gang for nothing") };
-                    let stopped = self.slice.gang.as_ref().map_or(0, |gang| gang.stopped_incarnation);
-                    self.slice.gang = Some(Gang { stopped_incarnation: stopped, ..gang(&wanted, Verdict::Pending) });
+                    let stopped = self.slice.gang.as_ref().map_or(Stopped::default(), |gang| gang.stopped);
+                    self.slice.gang = Some(Gang { stopped, ..gang(&wanted, Verdict::Pending) });
                 }
-                Action::MarkStopped(incarnation) => {
+                Action::MarkStopped(cause, incarnation) => {
                     self.marked = self.marked.max(*incarnation);
                     if let Some(gang) = &mut self.slice.gang {
-                        gang.stopped_incarnation = *incarnation;
+                        gang.stopped = gang.stopped.with(*cause, *incarnation);
                     }
-                    self.slice.stopped_incarnation = *incarnation;
+                    self.slice.decided = self.slice.decided.with(*cause, *incarnation);
                 }
                 Action::CreatePod(member) => {
-                    assert!(may_start && lease == State::Live, "started without leave");
+                    assert!(may_start, "started without leave");
                     assert!(self.slice.gang.is_some(), "a pod without its gang");
                     assert!(self.slice.present().all(|here| here.rank != member.rank), "rank {} twice", member.rank);
                     assert!(member.incarnation > self.marked, "{member:?} was stopped for good");
@@ -382,6 +410,7 @@ enum Happening {
     /// The agent acts, killed after so many steps.
     Act {
         lease: State,
+        drained: bool,
         may_start: bool,
         steps: usize,
     },
@@ -406,8 +435,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (prop::collection::vec(any::<bool>(), 1..5), any::<bool>())
             .prop_map(|(ranks, run)| Happening::Epoch { ranks, mode: if run { Mode::Run } else { Mode::Hold } }),
         1 => Just(Happening::Drop),
-        6 => (prop_oneof![4 => Just(State::Live), 1 => Just(State::Stop), 1 => Just(State::Kill)], prop::bool::weighted(0.8), 0usize..12)
-            .prop_map(|(lease, may_start, steps)| Happening::Act { lease, may_start, steps }),
+        6 => (prop_oneof![4 => Just(State::Live), 1 => Just(State::Stop), 1 => Just(State::Kill)], prop::bool::weighted(0.1), prop::bool::weighted(0.8), 0usize..12)
+            .prop_map(|(lease, drained, may_start, steps)| Happening::Act { lease, drained, may_start, steps }),
         1 => Just(Happening::Restart),
         3 => (0u32..5, prop_oneof![Just(Phase::Starting), Just(Phase::Ready), Just(Phase::Succeeded), Just(Phase::Failed)])
             .prop_map(|(rank, phase)| Happening::Progress { rank, phase }),
@@ -434,16 +463,16 @@ fn live(world: &mut World, epoch: &mut u64, happening: Happening) {
             world.slice.wish = Wish::Wanted(wanted(*epoch, mode, &members));
         }
         Happening::Drop => world.slice.wish = Wish::Dropped,
-        Happening::Act { lease, may_start, steps } => {
+        Happening::Act { lease, drained, may_start, steps } => {
             let none = BTreeSet::new();
-            let around = Around { namespace: world.namespace, may_start, lease, elsewhere: &none };
+            let around = Around { namespace: world.namespace, may_start, lease, drained, elsewhere: &none };
             let actions = plan(&world.slice, &around);
-            world.act(&actions, lease, may_start, steps);
+            world.act(&actions, may_start && lease == State::Live && !drained, steps);
         }
         Happening::Restart => {
             world.slice.started.clear();
             world.slice.ended.clear();
-            world.slice.stopped_incarnation = 0;
+            world.slice.decided = Stopped::default();
             // A reconnected agent sees its pods before it may start anything.
             let here: Vec<Member> = world.slice.present().collect();
             world.slice.started.extend(here);
@@ -491,12 +520,12 @@ proptest! {
         world.slice.orphans.clear();
         let mut rounds = 0;
         loop {
-            let around = Around { namespace: world.namespace, may_start: true, lease: State::Live, elsewhere: &none };
+            let around = Around { namespace: world.namespace, ..around(State::Live, &none) };
             let actions = plan(&world.slice, &around);
             if actions.is_empty() && world.slice.pods.values().all(|pod| !pod.stopping) {
                 break;
             }
-            world.act(&actions, State::Live, true, usize::MAX);
+            world.act(&actions, true, usize::MAX);
             world.remove_stopping();
             rounds += 1;
             prop_assert!(rounds < 10, "not at rest: {actions:?}");

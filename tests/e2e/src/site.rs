@@ -79,7 +79,7 @@ impl Prepared {
         } else {
             ControlPlaneOptions::new(&options.name)
         };
-        let plane = ControlPlane::start(wanted.crds(manifests::crds(&["gangs", "gpunodes"])?)).await?;
+        let plane = ControlPlane::start(wanted.crds(manifests::crds(&["gangs", "gpunodes", "sitepolicies"])?)).await?;
         plane.create_namespace(SYSTEM).await?;
         let dir = manifests::root().join("deploy/site");
         plane.kubectl(["apply".as_ref(), "-f".as_ref(), dir.as_os_str()]).await?.ok()?;

@@ -87,7 +87,7 @@ fn a_vanished_pod_of_a_silent_node_is_held_until_its_lease_has_run_out() {
     let granted = s(80);
     state.decide(granted, s(91));
     assert_eq!(told(&mut state, "a"), [MemberPhase::Stopping]);
-    assert_eq!(state.next_lease_change(granted, s(91)), Some(s(92)), "90 seconds since the answer, and 2 to kill");
+    assert_eq!(state.next_change(granted, s(91)), Some(s(92)), "90 seconds since the answer, and 2 to kill");
     let tasks = state.decide(granted, s(92));
     assert!(matches!(&tasks[..], [Task::Apply { actions, .. }] if actions == &[Action::DeleteGang]), "{tasks:?}");
 }
@@ -194,7 +194,7 @@ fn a_pod_on_a_lost_node_is_removed_when_nothing_of_it_runs() {
     says(&mut state, vec![], s(4));
     state.answer("node", s(4));
     assert!(state.decide(s(90), s(93)).is_empty(), "it may have ended well: its kubelet is to say so");
-    assert_eq!(state.next_lease_change(s(90), s(93)), Some(s(96)));
+    assert_eq!(state.next_change(s(90), s(93)), Some(s(96)));
     let tasks = state.decide(s(90), s(96));
     let remove = [Action::RemovePod(member(0, 1))];
     assert!(matches!(&tasks[..], [Task::Apply { actions, .. }] if actions == &remove), "{tasks:?}");
@@ -240,7 +240,7 @@ fn which_nodes_have_a_watchdog_is_told_once() {
     steps_at(&mut state, s(20));
     assert_eq!(state.take_watched(), None);
     // One request missed is none.
-    assert_eq!(state.next_lease_change(START, s(20)), Some(START + SILENCE));
+    assert_eq!(state.next_change(START, s(20)), Some(START + SILENCE));
     steps_at(&mut state, START + SILENCE);
     assert_eq!(state.take_watched(), None);
     steps_at(&mut state, s(20) + SILENCE);
