@@ -5,7 +5,7 @@
 
 pub mod args;
 mod ca_secret;
-mod cache;
+pub mod cache;
 mod coalesce;
 mod devices;
 #[cfg(test)]
@@ -17,8 +17,8 @@ mod metrics;
 mod orphans;
 pub mod pki;
 mod pulse;
-mod registry;
-mod reports;
+pub mod registry;
+pub mod reports;
 mod service;
 mod session;
 mod shared;
