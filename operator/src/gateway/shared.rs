@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cache::Cache;
+use super::freshness::Freshness;
 use super::join::Joiner;
 use super::lease::OwnLease;
 use super::metrics::Metrics;
@@ -39,8 +40,8 @@ pub struct Gateway {
     pub writer: Writer,
     /// Writes of Sites.
     pub sites: Sites,
-    /// Slices, to compare the cache with.
-    pub slices: Api<ClusterSlice>,
+    /// Whether the cached slices are as new as the API server's.
+    pub freshness: Arc<Freshness>,
     /// Joins.
     pub joiner: Joiner,
     /// This gateway's own Lease.
@@ -96,9 +97,9 @@ impl Gateway {
             ca,
             registry: Registry::default(),
             writer: Writer::new(client, &caches.slices, &caches.nodes, &metrics),
+            freshness: Freshness::new(Api::all(client.clone()), Arc::clone(&caches.slices)),
             caches,
             sites,
-            slices: Api::all(client.clone()),
             joiner: Joiner {
                 secrets: Api::namespaced(client.clone(), namespace),
                 sites: Api::all(client.clone()),

@@ -3,6 +3,7 @@
 //! Every write carries the resourceVersion that it was decided on. So sessions are numbered without gaps or twins, and
 //! a gateway that has lost a Site to another one cannot call it absent afterwards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::conditions::{self, set_condition, site_reason};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
 use super::metrics::{Metrics, Written};
+use super::pace::{Pace, Turn};
 
 /// How often a write is decided anew when somebody else's came in between.
 const CONFLICTS: usize = 16;
@@ -70,15 +72,16 @@ pub struct Loss {
 #[derive(Clone)]
 pub struct Sites {
     api: Api<Site>,
-    cache: std::sync::Arc<Cache<Site>>,
+    cache: Arc<Cache<Site>>,
     metrics: Metrics,
     events: Recorder,
+    pace: Arc<Pace>,
 }
 
 impl Sites {
     /// Writes through `api` and compares with `cache`.
-    pub fn new(api: Api<Site>, cache: std::sync::Arc<Cache<Site>>, metrics: Metrics, events: Recorder) -> Self {
-        Self { api, cache, metrics, events }
+    pub fn new(api: Api<Site>, cache: Arc<Cache<Site>>, metrics: Metrics, events: Recorder) -> Self {
+        Self { api, cache, metrics, events, pace: Arc::default() }
     }
 
     /// The Site as cached, or as the API has it when it is too new for that.
@@ -90,8 +93,13 @@ impl Sites {
     }
 
     /// Begins a session: its number is noted before anything is granted in it.
-    pub async fn claim(&self, name: &str, claimant: &Claimant) -> Result<Site, ClaimError> {
+    pub async fn claim(&self, name: &str, claimant: &Claimant, turn: Turn) -> Result<Site, ClaimError> {
         let mut site = self.find(name).await?.ok_or(ClaimError::Unknown)?;
+        if !site.spec.suspended {
+            self.pace.turn(turn).await;
+            // The line may have been long.
+            site = self.find(name).await?.ok_or(ClaimError::Unknown)?;
+        }
         for _ in 0..CONFLICTS {
             if site.spec.suspended {
                 return Err(ClaimError::Suspended);
@@ -138,6 +146,7 @@ impl Sites {
     }
 
     async fn try_lose(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {
+        self.pace.turn(Turn::Loss).await;
         // Read anew: the cache may lag behind the beginning of a newer session.
         let Some(site) = self.api.get_opt(name).await? else { return Ok(()) };
         let Some(patch) = lost(&site, loss, Timestamp::now()) else { return Ok(()) };
@@ -150,9 +159,14 @@ impl Sites {
             action: "Disconnect".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.events.publish(&event, &site.object_ref(&())).await {
-            tracing::debug!(%error, "cannot publish an event");
-        }
+        let (pace, events) = (Arc::clone(&self.pace), self.events.clone());
+        tokio::spawn(async move {
+            if pace.alone().await
+                && let Err(error) = events.publish(&event, &site.object_ref(&())).await
+            {
+                tracing::debug!(%error, "cannot publish an event");
+            }
+        });
         Ok(())
     }
 

@@ -99,6 +99,9 @@ pub fn server_config(ca: &HubCa, own: Arc<OwnCertificate>) -> Result<ServerConfi
         .with_client_cert_verifier(clients)
         .with_cert_resolver(own);
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would keep a certificate that has expired meanwhile, and memory for who never comes back.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)
 }
 

@@ -1,6 +1,7 @@
 //! A Site's end of the protocol without an agent behind it: certificates made by the hub's own CA, TLS, HTTP/2 and frames
 //! of gRPC, each open to whoever wants them otherwise than they should be.
 
+pub mod chance;
 mod identity;
 mod link;
 

@@ -59,6 +59,7 @@ pub enum LinkError {
 pub struct Endpoint {
     address: SocketAddr,
     roots: Arc<RootCertStore>,
+    window: u32,
 }
 
 impl Endpoint {
@@ -66,7 +67,13 @@ impl Endpoint {
     pub fn new(address: SocketAddr, ca: &CertificateDer<'static>) -> Result<Self, LinkError> {
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone())?;
-        Ok(Self { address, roots: Arc::new(roots) })
+        Ok(Self { address, roots: Arc::new(roots), window: 1 << 20 })
+    }
+
+    /// Takes so many bytes that are not read yet.
+    #[must_use]
+    pub fn reading(self, window: u32) -> Self {
+        Self { window, ..self }
     }
 
     /// A TLS connection, with or without a certificate.
@@ -92,7 +99,7 @@ impl Endpoint {
     pub async fn connect(&self, identity: Option<&Identity>) -> Result<Link, LinkError> {
         let tls = self.tls(identity).await?;
         let (requests, connection) = client::Builder::new()
-            .initial_window_size(1 << 20)
+            .initial_window_size(self.window)
             .initial_connection_window_size(1 << 20)
             .enable_push(false)
             .handshake::<_, Bytes>(tls)

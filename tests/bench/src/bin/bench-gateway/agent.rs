@@ -102,10 +102,8 @@ impl Agent {
         let connecting = timeout(CONNECT, self.endpoint.connect(Some(&self.identity)));
         let link = connecting.await.map_err(|_| End::Silent)??;
         let mut call = link.open(SESSION).await?;
-        let slices = self.held.iter().map(|(key, digest)| v1::SliceDigest {
-            key: Some(key.clone()),
-            digest: digest.clone(),
-        });
+        let slices =
+            self.held.iter().map(|(key, digest)| v1::SliceDigest { key: Some(key.clone()), digest: digest.clone() });
         let hello = v1::Hello {
             agent_version: "bench".to_owned(),
             boot_id: "8c6a1b7e-0a53-4f4e-9a44-4c5b1f0e7d21".to_owned(),

@@ -90,9 +90,9 @@ async fn at_scale(args: &Args) -> Result<Vec<Figure>> {
     eprintln!("{} Sites", args.sessions);
     let identities = hub.sites(args.sessions).await?;
     let names: Vec<String> = identities.iter().map(|identity| identity.site.clone()).collect();
-    let sites = identities.into_iter().map(|site| {
-        (site.site.clone(), site.certificate.to_vec(), site.key.secret_pkcs8_der().to_vec())
-    });
+    let sites = identities
+        .into_iter()
+        .map(|site| (site.site.clone(), site.certificate.to_vec(), site.key.secret_pkcs8_der().to_vec()));
     let plan = Plan { gateway: hub.address, ca: hub.authority.certificate().to_vec(), sites: sites.collect() };
     let path = hub.plane.dir().join("agents.json");
     std::fs::write(&path, serde_json::to_vec(&plan)?)?;
