@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_wire::v1::{self, agent_message::Message as ToHub};
-use atoll_wire_client::{Call, SESSION, frame};
+use atoll_wire_client::{Call, Identity, SESSION, frame};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -17,10 +17,15 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Of each kind at once.
 const MANY: usize = 50;
 
-/// All of it at once; how many requests that was.
-pub async fn run(world: Arc<World>) -> u64 {
-    let (mute, nameless, drip, deaf, crowd) =
-        tokio::join!(mute(&world), nameless(&world), drip(&world), deaf(&world), crowd(&world));
+/// All of it at once, some of it as these Sites; how many requests that was.
+pub async fn run(world: Arc<World>, [of_drip, of_deaf, of_crowd]: [Identity; 3]) -> u64 {
+    let (mute, nameless, drip, deaf, crowd) = tokio::join!(
+        mute(&world),
+        nameless(&world),
+        drip(&world, &of_drip),
+        deaf(&world, &of_deaf),
+        crowd(&world, &of_crowd)
+    );
     mute + nameless + drip + deaf + crowd
 }
 
@@ -55,9 +60,8 @@ async fn nameless(world: &World) -> u64 {
 }
 
 /// A hello that comes byte by byte.
-async fn drip(world: &World) -> u64 {
-    let identity = world.site("attacker-drip").await;
-    let link = world.endpoint().connect(Some(&identity)).await.unwrap();
+async fn drip(world: &World, identity: &Identity) -> u64 {
+    let link = world.endpoint().connect(Some(identity)).await.unwrap();
     let mut call = link.open(SESSION).await.unwrap();
     let hello = v1::AgentMessage {
         message: Some(ToHub::Hello(v1::Hello { boot_id: "b".repeat(100), ..v1::Hello::default() })),
@@ -77,9 +81,8 @@ async fn drip(world: &World) -> u64 {
 }
 
 /// A session that sends heartbeats and reads no grant.
-async fn deaf(world: &World) -> u64 {
-    let identity = world.site("attacker-deaf").await;
-    let link = world.endpoint().reading(1_024).connect(Some(&identity)).await.unwrap();
+async fn deaf(world: &World, identity: &Identity) -> u64 {
+    let link = world.endpoint().reading(1_024).connect(Some(identity)).await.unwrap();
     let mut call = link.open(SESSION).await.unwrap();
     call.message(&v1::AgentMessage { message: Some(ToHub::Hello(v1::Hello::default())) }).unwrap();
     let began = Instant::now();
@@ -99,12 +102,11 @@ async fn deaf(world: &World) -> u64 {
 }
 
 /// More connections than a Site may have.
-async fn crowd(world: &World) -> u64 {
-    let identity = world.site("attacker-crowd").await;
+async fn crowd(world: &World, identity: &Identity) -> u64 {
     let mut links = Vec::new();
     let mut refused = 0;
     for _ in 0..10 {
-        match world.endpoint().connect(Some(&identity)).await {
+        match world.endpoint().connect(Some(identity)).await {
             Ok(link) => match link.open(SESSION).await {
                 Ok(call) => links.push((link, call)),
                 Err(_) => refused += 1,

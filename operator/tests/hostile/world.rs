@@ -139,6 +139,18 @@ impl World {
         wait_for(&sites, site, "to have a session", LIMIT, live).await.unwrap();
     }
 
+    /// Everything that is not of these Sites, once nothing of it changes any more.
+    pub async fn still(&self, sites: &[Identity]) -> BTreeMap<String, Value> {
+        let mut last = self.without(sites).await;
+        eventually("what a session's begin writes", LIMIT, async || {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let now = self.without(sites).await;
+            if now == last { Ok(now) } else { Err(format!("{:?} objects", std::mem::replace(&mut last, now).len())) }
+        })
+        .await
+        .unwrap()
+    }
+
     async fn page(&self, path: &str) -> std::io::Result<String> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.http.number())).await?;
