@@ -91,17 +91,17 @@ impl Authority {
     pub fn site(&self, validity: Validity) -> Result<Identity, PkiError> {
         let key = KeyPair::generate()?;
         let site = Pin::of_spki(&key.subject_public_key_info()).site_name();
-        self.named(key, site.clone(), &site, validity)
+        self.named(&key, site.clone(), &site, validity)
     }
 
     /// A certificate for a new key that calls itself another Site.
     pub fn calling_itself(&self, other: &str) -> Result<Identity, PkiError> {
         let key = KeyPair::generate()?;
         let site = Pin::of_spki(&key.subject_public_key_info()).site_name();
-        self.named(key, site, other, Validity::Now)
+        self.named(&key, site, other, Validity::Now)
     }
 
-    fn named(&self, key: KeyPair, site: String, subject: &str, validity: Validity) -> Result<Identity, PkiError> {
+    fn named(&self, key: &KeyPair, site: String, subject: &str, validity: Validity) -> Result<Identity, PkiError> {
         let hour = Duration::from_hours(1);
         let now = SystemTime::now();
         let (from, to) = match validity {
@@ -116,7 +116,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
+        let certificate = params.signed_by(key, &self.issuer)?.der().clone();
         Ok(Identity { site, certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()) })
     }
 }

@@ -193,19 +193,15 @@ impl Incoming {
             if let Some(bytes) = split(&mut self.buffer)? {
                 return Ok(Some(bytes));
             }
-            match body.data().await {
-                Some(data) => {
-                    let data = data?;
-                    body.flow_control().release_capacity(data.len())?;
-                    self.buffer.extend_from_slice(&data);
+            let Some(data) = body.data().await else {
+                if let Some(trailers) = body.trailers().await? {
+                    judged(&trailers)?;
                 }
-                None => {
-                    if let Some(trailers) = body.trailers().await? {
-                        judged(&trailers)?;
-                    }
-                    return Ok(None);
-                }
-            }
+                return Ok(None);
+            };
+            let data = data?;
+            body.flow_control().release_capacity(data.len())?;
+            self.buffer.extend_from_slice(&data);
         }
     }
 }
