@@ -76,13 +76,13 @@ pub async fn connections(
     while let Some(Ok(tls)) = incoming.next().await {
         let peer = tls.connect_info();
         let place = match peer.peer_certs().as_deref().map(|chain| chain.first().map(pki::site_of)) {
-            Some(Some(Ok(site))) => match crowd.enter(site) {
-                Some(place) => Some(place),
-                None => {
+            Some(Some(Ok(site))) => {
+                let Some(place) = crowd.enter(site) else {
                     metrics.refused(Refused::Connection);
                     continue;
-                }
-            },
+                };
+                Some(place)
+            }
             _ => None,
         };
         let age = place.is_none().then_some(NAMELESS);
