@@ -57,6 +57,16 @@ fuzz-scheduler: tools ## Compare 1,000,000 pairs of pod and node with kube-sched
 	ATOLL_FUZZ_PAIRS=$(or $(PAIRS),1000000) ATOLL_SEED=$${ATOLL_SEED:-$$SRANDOM} \
 		$(CARGO) test -p atoll-scheduler --test differential -- --nocapture
 
+.PHONY: fuzz-wire
+fuzz-wire: ## 5,000,000 messages that chance made, to the gateway's checks and to the agent's manager; MESSAGES=, ATOLL_SEED=
+	ATOLL_FUZZ_MESSAGES=$(or $(MESSAGES),5000000) ATOLL_SEED=$${ATOLL_SEED:-$$SRANDOM} \
+		$(CARGO) test --release -p atoll-operator -p atoll-agent --lib fuzz -- --nocapture
+
+.PHONY: hostile
+hostile: tools ## 1,000,000 hostile requests to a gateway on a real API server; REQUESTS=, ATOLL_SEED=
+	ATOLL_HOSTILE_REQUESTS=$(or $(REQUESTS),1000000) ATOLL_SEED=$${ATOLL_SEED:-$$SRANDOM} \
+		$(CARGO) test --release -p atoll-operator --test hostile -- --nocapture
+
 .PHONY: demo
 demo: tools ## A network on this machine, step by step; CHECK=1: verify, time and clean up
 	$(CARGO) build --release --workspace --bins
@@ -88,5 +98,10 @@ bench-devices: ## The device plugin on GPUs that a library plays; writes target/
 	$(CARGO) build --release -p atoll-fake-nvml
 	target/release/bench-devices
 
+.PHONY: bench-gateway
+bench-gateway: tools ## A gateway with 10,000 sessions over TLS; writes target/bench/gateway.json
+	$(CARGO) build --release --workspace --bins
+	target/release/bench-gateway
+
 .PHONY: bench
-bench: bench-apply bench-scheduler bench-packing bench-devices ## All benchmarks
+bench: bench-apply bench-scheduler bench-packing bench-devices bench-gateway ## All benchmarks

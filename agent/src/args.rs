@@ -24,7 +24,7 @@ pub enum Command {
     /// Join the hub if this Site has not yet, then serve it until told to stop.
     Run(Box<RunArgs>),
     /// Join the hub and keep the identity, for `run` to serve with.
-    Join(JoinArgs),
+    Join(Box<JoinArgs>),
     /// Ask members to leave this Site, and wait until nothing of Atoll runs here.
     Drain(DrainArgs),
     /// Let no more members come; those that are here stay.

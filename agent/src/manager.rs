@@ -1,5 +1,7 @@
 //! The one task that knows what the hub wants and what the Site shows, and has it brought together.
 
+#[cfg(test)]
+mod fuzz;
 mod state;
 #[cfg(test)]
 mod tests;

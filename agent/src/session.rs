@@ -36,8 +36,9 @@ const SLOW_CAP: Duration = Duration::from_mins(2);
 const QUEUE: usize = 16;
 /// How long a message may wait for room in the stream.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the hub's first answer may take: it waits for the end of the session before.
-const WELCOME: Duration = Duration::from_secs(30);
+/// How long the hub's first answer may take: it waits for the end of the session before, and where many Sites come back
+/// at once, for its turn.
+const WELCOME: Duration = Duration::from_mins(2);
 /// Bounds of what the hub may ask for between heartbeats.
 const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_mins(1));
 /// Time between heartbeats until the hub has asked for another.

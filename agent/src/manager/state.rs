@@ -12,6 +12,7 @@ use atoll_api::DisconnectionTimes;
 use atoll_core::lease::{self, Times};
 use atoll_core::member::{self, Action, Around, Member, Namespace, Phase, Pod, Report, Slice, Stopped, Wish};
 use atoll_wire::digest;
+use atoll_wire::limits::MAX_SLICES;
 use atoll_wire::v1::SliceDigest;
 
 use super::HubEvent;
@@ -37,6 +38,8 @@ pub(super) enum HearError {
     Spec { name: String, error: SpecError },
     #[error("slice {name} of epoch {epoch}, generation {generation} is older than what is known")]
     Older { name: String, epoch: u64, generation: i64 },
+    #[error("slice {0} is more than a Site can have")]
+    TooMany(String),
 }
 
 #[derive(Default)]
@@ -159,6 +162,9 @@ impl State {
                     Wish::Wanted(known) => !known.yields_to(wanted.epoch, generation),
                     Wish::Unsaid | Wish::Dropped => wanted.epoch < slice.epoch(),
                 });
+                if known.is_none() && self.slices.len() >= MAX_SLICES {
+                    return Err(HearError::TooMany(id.name));
+                }
                 if older {
                     return Err(HearError::Older { name: id.name, epoch: wanted.epoch, generation });
                 }

@@ -28,6 +28,18 @@ pub enum Refused {
     Report,
     /// A node of an inventory.
     Node,
+    /// A session that could not be begun.
+    Session,
+    /// A message that breaks the protocol, which ends its session.
+    Protocol,
+    /// Bytes that are no message, or too many of them, which end their session.
+    Frame,
+    /// A request without the certificate that it needs.
+    Caller,
+    /// A connection beyond those that a Site may have.
+    Connection,
+    /// A connection on which nothing happened for too long.
+    Idle,
 }
 
 /// What is written; a label value.
@@ -138,6 +150,12 @@ impl Metrics {
         let what = match what {
             Refused::Report => "report",
             Refused::Node => "node",
+            Refused::Session => "session",
+            Refused::Protocol => "protocol",
+            Refused::Frame => "frame",
+            Refused::Caller => "caller",
+            Refused::Connection => "connection",
+            Refused::Idle => "idle",
         };
         self.refused.with_label_values(&[what]).inc();
     }

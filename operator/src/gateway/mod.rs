@@ -6,21 +6,26 @@
 pub mod args;
 mod authority;
 mod ca_secret;
-mod cache;
+pub mod cache;
 mod coalesce;
 mod devices;
 mod door;
 #[cfg(test)]
 mod fixtures;
+mod freshness;
+#[cfg(test)]
+mod fuzz;
 mod inventory;
 mod join;
 mod lease;
 mod metrics;
 mod orphans;
+mod pace;
 pub mod pki;
 mod pulse;
-mod registry;
-mod reports;
+pub mod registry;
+pub mod reports;
+mod serve;
 mod service;
 mod session;
 mod shared;
@@ -40,7 +45,6 @@ use kube::api::Api;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
 
 use self::args::Args;
 use self::authority::Authority;
@@ -49,10 +53,6 @@ use self::metrics::Metrics;
 use self::pulse::Rhythm;
 use self::shared::{Gateway, Settings};
 
-/// Requests of one connection at once: a session, and a renewal beside it.
-const STREAMS: u32 = 8;
-/// A dead connection is found by pings, so that its memory is not held until TCP gives up.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long each step of a shutdown may take.
 const SHUTDOWN_STEP: Duration = Duration::from_secs(3);
 /// Pause before the CA is asked for again.
@@ -114,13 +114,9 @@ async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
         }
     }
 
-    let connections = tls::incoming(listener, configs, door, metrics, process.shutdown.clone());
-    let server = Server::builder()
-        .max_concurrent_streams(STREAMS)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(service::Service::server(Arc::clone(&gateway)))
-        .serve_with_incoming_shutdown(connections, process.shutdown.clone().cancelled_owned());
+    let connections = tls::incoming(listener, configs, door, metrics.clone(), process.shutdown.clone());
+    let service = service::Service::server(Arc::clone(&gateway));
+    let server = serve::connections(connections, service, metrics, process.shutdown.clone());
     process.readiness.set(READY_LISTENER, true);
     tracing::info!(listen = %args.listen, name = gateway.name, "serving");
     let mut server = tokio::spawn(server);
@@ -131,7 +127,7 @@ async fn serve(process: &Process, args: Args) -> anyhow::Result<()> {
     process.shutdown.cancel();
     shut_down(&gateway, &background).await;
     match ended {
-        Some(result) => result.context("the server's task")?.context("the server")?,
+        Some(result) => result.context("the server's task")?,
         // Connections that agents keep open are cut with the process.
         None => drop(tokio::time::timeout(SHUTDOWN_STEP, server).await),
     }

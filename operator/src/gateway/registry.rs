@@ -6,9 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use atoll_api::Site;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Why a session ends that its agent did not end.
@@ -41,6 +43,8 @@ pub struct Mailbox {
     ended: CancellationToken,
     /// Cancelled when the session grants nothing any more.
     pub quiet: CancellationToken,
+    /// Before this the next session of the Site is not noted; each one costs the API a write.
+    not_before: Mutex<Option<Instant>>,
 }
 
 /// News for a session.
@@ -53,6 +57,15 @@ pub struct News {
 }
 
 impl Mailbox {
+    /// Waits until the session may be noted, after which the next one waits so long.
+    pub async fn breath(&self, length: Duration) {
+        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(not_before) = not_before {
+            tokio::time::sleep_until(not_before).await;
+        }
+        *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + length);
+    }
+
     /// Notes the number of the session.
     pub fn numbered(&self, number: i64) {
         self.number.store(number, Ordering::SeqCst);
@@ -123,6 +136,8 @@ impl Registry {
         let older = self.lock().insert(site.to_owned(), Arc::clone(&mailbox));
         if let Some(older) = &older {
             older.end(End::Superseded);
+            let not_before = *older.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+            *mailbox.not_before.lock().unwrap_or_else(PoisonError::into_inner) = not_before;
         }
         (mailbox, older)
     }
@@ -261,6 +276,22 @@ mod tests {
         let (mailbox, _) = registry.begin("site-a");
         registry.site_changed("site-a", Some(&site(7, false)));
         assert_eq!(mailbox.ended().now_or_never(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_of_a_site_are_noted_once_a_second_and_those_of_another_do_not_wait() {
+        let (registry, second) = (Registry::default(), Duration::from_secs(1));
+        let start = Instant::now();
+        for number in 0..5 {
+            let (mailbox, _) = registry.begin("site-a");
+            mailbox.breath(second).await;
+            assert_eq!(start.elapsed(), second * number);
+        }
+        let (given_up, _) = registry.begin("site-a");
+        assert_eq!(given_up.breath(second).now_or_never(), None);
+        let (next, _) = registry.begin("site-a");
+        assert_eq!(next.breath(second).now_or_never(), None, "who gives up hands its wait on");
+        assert_eq!(registry.begin("site-b").0.breath(second).now_or_never(), Some(()));
     }
 
     #[test]

@@ -77,8 +77,8 @@ pub fn status(
     if report.members.len() > MAX_REPORT_MEMBERS {
         return Err(ReportError::TooManyMembers(report.members.len()));
     }
-    if report.reason.len() > MAX_WORD_BYTES {
-        return Err(ReportError::Field("its reason is too long"));
+    if !is_word(&report.reason) {
+        return Err(ReportError::Field("its reason is too long or not readable"));
     }
     let reservation = match v1::Reservation::try_from(report.reservation) {
         Ok(v1::Reservation::Unspecified) => None,
@@ -162,11 +162,11 @@ fn member_status(member: &v1::Member, newest: i64) -> Result<MemberStatus, Repor
     if !member.address.is_empty() && member.address.parse::<IpAddr>().is_err() {
         return Err(wrong("its address is not an IP address"));
     }
-    if member.node.len() > 253 {
-        return Err(wrong("its node's name is too long"));
+    if member.node.len() > 253 || member.node.chars().any(char::is_control) {
+        return Err(wrong("its node's name is too long or not readable"));
     }
-    if member.reason.len() > MAX_WORD_BYTES {
-        return Err(wrong("its reason is too long"));
+    if !is_word(&member.reason) {
+        return Err(wrong("its reason is too long or not readable"));
     }
     Ok(MemberStatus {
         rank: i32::try_from(member.rank).map_err(|_| wrong("its rank is too large"))?,
@@ -187,9 +187,15 @@ fn holds(phase: v1::member::Phase) -> bool {
     !matches!(phase, v1::member::Phase::Succeeded | v1::member::Phase::Failed | v1::member::Phase::Lost)
 }
 
-/// Text for people, cut where it is longer than it may be; None when empty.
+fn is_word(text: &str) -> bool {
+    text.len() <= MAX_WORD_BYTES && !text.chars().any(char::is_control)
+}
+
+/// Text for people, cut where it is longer than it may be, with a space for each character that would do something to
+/// their terminal; None when empty.
 fn text(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text[..text.floor_char_boundary(MAX_TEXT_BYTES)].to_owned())
+    let cut = &text[..text.floor_char_boundary(MAX_TEXT_BYTES)];
+    (!text.is_empty()).then(|| cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
 }
 
 #[cfg(test)]
@@ -299,6 +305,16 @@ mod tests {
         slice.status = Some(first.clone());
         let later = Timestamp::from_second(1_800_000_100).unwrap();
         assert_eq!(status(&gone, "site-a", Some(&slice), later).unwrap(), first);
+    }
+
+    #[test]
+    fn what_would_do_something_to_a_terminal_is_no_word_and_no_part_of_a_text() {
+        let said = v1::SliceReport { message: "a\u{1b}[31m\nb".to_owned(), ..report(vec![]) };
+        let status = |report: &v1::SliceReport| status(report, "site-a", Some(&slice(false)), now());
+        assert_eq!(status(&said).unwrap().message.as_deref(), Some("a [31m b"));
+        assert!(status(&v1::SliceReport { reason: "a\nb".to_owned(), ..report(vec![]) }).is_err());
+        let member = v1::Member { node: "n\u{7}".to_owned(), ..member(0, 3, v1::member::Phase::Ready) };
+        assert!(status(&report(vec![member])).is_err());
     }
 
     #[test]

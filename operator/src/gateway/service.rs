@@ -13,11 +13,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::door::{Full, Wish};
+use super::metrics::Refused;
+use super::serve::Occupied;
 use super::shared::Gateway;
 use super::{pki, session};
 
 /// Messages to one agent that wait to be sent; each may be a slice of a megabyte.
 const OUTBOX: usize = 16;
+
+/// The service with its limits.
+pub type Server = GatewayServer<Service>;
 
 /// The service of a gateway.
 #[derive(Clone)]
@@ -25,7 +30,7 @@ pub struct Service(Arc<Gateway>);
 
 impl Service {
     /// The service with its limits.
-    pub fn server(gateway: Arc<Gateway>) -> GatewayServer<Self> {
+    pub fn server(gateway: Arc<Gateway>) -> Server {
         GatewayServer::new(Self(gateway))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -47,7 +52,7 @@ impl Protocol for Service {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        let name = caller(&request)?;
+        let name = self.caller(&request)?;
         let authority = Arc::clone(&self.0.authority.borrow());
         self.0.joiner.renew(&authority, &name, request.get_ref(), Timestamp::now()).await.map(Response::new)
     }
@@ -58,12 +63,18 @@ impl Protocol for Service {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let site = caller(&request)?;
+        let site = self.caller(&request)?;
         if self.0.shutdown.is_cancelled() {
             return Err(Status::unavailable("this gateway is going away; try another"));
         }
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        self.0.tasks.spawn(session::run(Arc::clone(&self.0), site, request.into_inner(), outbox));
+        // The connection is in use for as long as this is.
+        let occupied = request.extensions().get::<Occupied>().cloned();
+        let session = session::run(Arc::clone(&self.0), site, request.into_inner(), outbox);
+        self.0.tasks.spawn(async move {
+            session.await;
+            drop(occupied);
+        });
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
@@ -79,6 +90,10 @@ impl Service {
                 Full::Overall => "too many joins at this hub now; try again in some seconds",
             })
         })
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        caller(request).inspect_err(|_| self.0.metrics.refused(Refused::Caller))
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::authority::Authority;
 use super::cache::Cache;
 use super::door::Door;
+use super::freshness::Freshness;
 use super::join::Joiner;
 use super::lease::OwnLease;
 use super::metrics::Metrics;
@@ -44,8 +45,8 @@ pub struct Gateway {
     pub writer: Writer,
     /// Writes of Sites.
     pub sites: Sites,
-    /// Slices, to compare the cache with.
-    pub slices: Api<ClusterSlice>,
+    /// Whether the cached slices are as new as the API server's.
+    pub freshness: Arc<Freshness>,
     /// Joins.
     pub joiner: Joiner,
     /// This gateway's own Lease.
@@ -107,8 +108,8 @@ impl Gateway {
             door,
             registry: Registry::default(),
             writer: Writer::new(client, &caches.slices, &caches.nodes, &sites, &metrics),
+            freshness: Freshness::new(Api::all(client.clone()), Arc::clone(&caches.slices)),
             sites: sites.clone(),
-            slices: Api::all(client.clone()),
             joiner: Joiner {
                 secrets: Api::namespaced(client.clone(), namespace),
                 sites: Api::all(client.clone()),

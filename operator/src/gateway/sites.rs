@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::coalesce::Outcome;
 use super::metrics::{Metrics, Written};
+use super::pace::{Pace, Turn};
 
 /// How often a write is decided anew when somebody else's came in between.
 const CONFLICTS: usize = 16;
@@ -82,6 +83,7 @@ pub struct Sites {
     suppliers: Arc<Cache<Supplier>>,
     metrics: Metrics,
     events: Recorder,
+    pace: Arc<Pace>,
 }
 
 impl Sites {
@@ -93,7 +95,7 @@ impl Sites {
         metrics: Metrics,
         events: Recorder,
     ) -> Self {
-        Self { api, cache, suppliers, metrics, events }
+        Self { api, cache, suppliers, metrics, events, pace: Arc::default() }
     }
 
     /// How many cached Sites are like this.
@@ -111,8 +113,13 @@ impl Sites {
     }
 
     /// Begins a session: its number is noted before anything is granted in it.
-    pub async fn claim(&self, name: &str, claimant: &Claimant) -> Result<Site, ClaimError> {
+    pub async fn claim(&self, name: &str, claimant: &Claimant, turn: Turn) -> Result<Site, ClaimError> {
         let mut site = self.find(name).await?.ok_or(ClaimError::Unknown)?;
+        if !site.spec.suspended {
+            self.pace.turn(turn).await;
+            // The line may have been long.
+            site = self.find(name).await?.ok_or(ClaimError::Unknown)?;
+        }
         for _ in 0..CONFLICTS {
             if site.spec.suspended {
                 return Err(ClaimError::Suspended);
@@ -162,6 +169,7 @@ impl Sites {
     }
 
     async fn try_lose(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {
+        self.pace.turn(Turn::Loss).await;
         // Read anew: the cache may lag behind the beginning of a newer session.
         let Some(site) = self.api.get_opt(name).await? else { return Ok(()) };
         let age = boot_time().saturating_sub(loss.last_grant);
@@ -175,9 +183,14 @@ impl Sites {
             action: "Disconnect".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.events.publish(&event, &site.object_ref(&())).await {
-            tracing::debug!(%error, "cannot publish an event");
-        }
+        let (pace, events) = (Arc::clone(&self.pace), self.events.clone());
+        tokio::spawn(async move {
+            if pace.alone().await
+                && let Err(error) = events.publish(&event, &site.object_ref(&())).await
+            {
+                tracing::debug!(%error, "cannot publish an event");
+            }
+        });
         Ok(())
     }
 

@@ -7,23 +7,23 @@ use std::path::Path;
 
 use anyhow::Context;
 
-/// A room of the workspace and the protocols that it speaks, relative to its `proto/`.
-const ROOMS: &[(&str, &[&str])] = &[
-    ("wire", &["atoll/gateway/v1/gateway.proto", "atoll/watchdog/v1/watchdog.proto"]),
-    ("device-plugin", &["deviceplugin.proto", "podresources.proto"]),
-    ("agent", &["cri.proto"]),
+/// A room of the workspace, the protocols that it speaks, relative to its `proto/`, and the codec that it uses.
+const ROOMS: &[(&str, &[&str], &str)] = &[
+    ("wire", &["atoll/gateway/v1/gateway.proto", "atoll/watchdog/v1/watchdog.proto"], "crate::codec::LeanCodec"),
+    ("device-plugin", &["deviceplugin.proto", "podresources.proto"], "tonic_prost::ProstCodec"),
+    ("agent", &["cri.proto"], "tonic_prost::ProstCodec"),
 ];
 
 fn main() -> anyhow::Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the workspace is not there")?;
-    for (room, protos) in ROOMS {
+    for (room, protos, codec) in ROOMS {
         let room = workspace.join(room);
-        generate(&room, protos).with_context(|| format!("generate the code of {}", room.display()))?;
+        generate(&room, protos, codec).with_context(|| format!("generate the code of {}", room.display()))?;
     }
     Ok(())
 }
 
-fn generate(room: &Path, protos: &[&str]) -> anyhow::Result<()> {
+fn generate(room: &Path, protos: &[&str], codec: &str) -> anyhow::Result<()> {
     let out = room.join("src/generated");
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     let files = protox::Compiler::new([room.join("proto")])?
@@ -31,6 +31,6 @@ fn generate(room: &Path, protos: &[&str]) -> anyhow::Result<()> {
         .include_source_info(true)
         .open_files(protos)?
         .file_descriptor_set();
-    tonic_prost_build::configure().out_dir(&out).compile_fds(files)?;
+    tonic_prost_build::configure().codec_path(codec).out_dir(&out).compile_fds(files)?;
     Ok(())
 }

@@ -3,26 +3,29 @@
 //! A session has two parts. While its stream lives it grants leases and carries slices, reports and inventory. After
 //! that it waits, silent, for as long as the Site may be silent, and notes the Site as absent if no newer session came.
 
+mod allowance;
 mod ended;
 mod stream;
-mod sync;
+pub mod sync;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_api::Availability;
+use atoll_api::Site;
 use atoll_api::conditions::site_reason;
-use atoll_api::{Availability, ClusterSlice, Site};
 use atoll_runtime::clock::boot_time;
 use atoll_wire::limits::{HELLO_SECONDS, MAX_SLICES, MAX_WORD_BYTES};
 use atoll_wire::v1::{self, agent_message::Message as FromAgent, goodbye::Reason, hub_message::Message as ToAgent};
 use futures::{Stream, StreamExt as _};
-use kube::api::ListParams;
 use tokio::sync::watch;
 use tonic::Status;
 
 use self::ended::{Ended, Outbox, SLOW_READER};
 use self::stream::Live;
+use super::metrics::Refused;
+use super::pace::Turn;
 use super::pulse::Pulse;
 use super::registry::{End, Mailbox};
 use super::shared::Gateway;
@@ -30,14 +33,14 @@ use super::sites::{ClaimError, Claimant, Loss};
 
 /// How long a new session waits for the one before it to fall silent.
 const SUPERSEDE: Duration = Duration::from_secs(5);
+/// Sessions of one Site are noted at most so often.
+const BREATH: Duration = Duration::from_secs(1);
 /// How long the cache may take to be as new as the API server.
 const CATCH_UP: Duration = Duration::from_secs(10);
-/// The list that the cache is compared with is asked for anew so often.
-const LIST_AGAIN: Duration = Duration::from_secs(1);
 
 /// A session could not be begun.
 #[derive(Debug, thiserror::Error)]
-enum BeginError {
+pub(super) enum BeginError {
     #[error("no hello within {HELLO_SECONDS} seconds")]
     NoHello,
     #[error("the first message of a session is a hello")]
@@ -50,6 +53,8 @@ enum BeginError {
     Claim(#[from] ClaimError),
     #[error("a newer session of this Site has begun")]
     Superseded,
+    #[error("the agent went away")]
+    Gone,
 }
 
 impl BeginError {
@@ -60,7 +65,7 @@ impl BeginError {
             Self::Claim(ClaimError::Suspended | ClaimError::SupplierSuspended) => Reason::Suspended,
             Self::Superseded => Reason::Superseded,
             Self::Claim(ClaimError::Unknown) => return Err(Status::permission_denied(self.to_string())),
-            Self::Claim(_) | Self::NotNow(_) => return Err(Status::unavailable(self.to_string())),
+            Self::Claim(_) | Self::NotNow(_) | Self::Gone => return Err(Status::unavailable(self.to_string())),
         };
         let goodbye = v1::Goodbye { reason: reason.into(), message: self.to_string() };
         Ok(v1::HubMessage { message: Some(ToAgent::Goodbye(goodbye)) })
@@ -90,7 +95,13 @@ pub async fn run(
     };
     gateway.metrics.received("hello");
     let (mailbox, older) = gateway.registry.begin(&name);
-    let begun = match begin(&gateway, &name, hello, &mailbox, older).await {
+    let begun = tokio::select! {
+        // Boxed, as what follows is: the room that these need is not kept for as long as the session lives.
+        begun = Box::pin(begin(&gateway, &name, hello, &mailbox, older)) => begun,
+        // It may have to wait in line, and an agent that does not wait as long must not hold a place there.
+        () = outbox.closed() => Err(BeginError::Gone),
+    };
+    let begun = match begun {
         Ok(begun) => begun,
         Err(error) => {
             mailbox.quiet.cancel();
@@ -102,7 +113,7 @@ pub async fn run(
     tracing::info!(site = name, session = number, agent = hello.agent_version, "session begins");
     let guard = gateway.metrics.session();
     let mut live = Live::new(&gateway, &mailbox, site, pulse, outbox);
-    let welcomed = live.welcome(&hello).await;
+    let welcomed = Box::pin(live.welcome(&hello)).await;
     // It may name ten thousand slices, and is not needed any more.
     drop(hello);
     let ended = match welcomed {
@@ -114,13 +125,14 @@ pub async fn run(
     drop(guard);
     drop(inbound);
     tracing::info!(site = name, session = number, ?ended, "session ends");
-    after(&gateway, &name, number, &mailbox, pulse, &ended).await;
+    Box::pin(after(&gateway, &name, number, &mailbox, pulse, &ended)).await;
     gateway.registry.forget(&name, &mailbox);
 }
 
 async fn refuse(gateway: &Gateway, name: &str, outbox: &Outbox, error: &BeginError) {
     tracing::info!(site = name, %error, "session refused");
     gateway.metrics.sent("refusal");
+    gateway.metrics.refused(Refused::Session);
     // An agent that has gone needs no answer.
     drop(tokio::time::timeout(SLOW_READER, outbox.send(error.answer())).await);
 }
@@ -135,12 +147,13 @@ async fn hello(
     }
 }
 
-fn checked(hello: v1::Hello) -> Result<v1::Hello, BeginError> {
+pub(super) fn checked(hello: v1::Hello) -> Result<v1::Hello, BeginError> {
     if hello.slices.len() > MAX_SLICES {
         return Err(BeginError::BadHello("the hello lists more slices than a Site can have"));
     }
-    if hello.boot_id.len() > MAX_WORD_BYTES || hello.agent_version.len() > MAX_WORD_BYTES {
-        return Err(BeginError::BadHello("the hello's boot id or version is too long"));
+    let is_word = |text: &str| text.len() <= MAX_WORD_BYTES && !text.chars().any(char::is_control);
+    if !is_word(&hello.boot_id) || !is_word(&hello.agent_version) {
+        return Err(BeginError::BadHello("the hello's boot id or version is too long or not readable"));
     }
     Ok(hello)
 }
@@ -158,6 +171,10 @@ async fn begin(
     {
         return Err(BeginError::NotNow("the older session of this Site does not end; try again"));
     }
+    tokio::select! {
+        _ = mailbox.ended() => return Err(BeginError::Superseded),
+        () = mailbox.breath(BREATH) => {}
+    }
     let lapses = gateway.lease.lapses();
     if !gateway.lease.held(boot_time()) {
         return Err(BeginError::NotNow("this gateway may not grant leases now; try another"));
@@ -168,9 +185,10 @@ async fn begin(
         agent_version: hello.agent_version.clone(),
         availability: availability(hello.availability()),
     };
+    let turn = if gateway.caches.slices.group(name).is_empty() { Turn::Session } else { Turn::Members };
     let site = tokio::select! {
         _ = mailbox.ended() => return Err(BeginError::Superseded),
-        site = gateway.sites.claim(name, &claimant) => site?,
+        site = gateway.sites.claim(name, &claimant, turn) => site?,
     };
     let number = site.status.as_ref().and_then(|status| status.session.as_ref()).map_or(0, |session| session.number);
     mailbox.numbered(number);
@@ -181,39 +199,15 @@ async fn begin(
     let pulse = Pulse::begin(boot_time(), rhythm);
     let caught_up = tokio::select! {
         _ = mailbox.ended() => return Err(BeginError::Superseded),
-        caught_up = tokio::time::timeout(CATCH_UP, catch_up(gateway, name)) => caught_up,
+        caught_up = tokio::time::timeout(CATCH_UP, gateway.freshness.wait(name)) => caught_up,
     };
     match caught_up {
         Ok(Ok(())) => Ok(Begun { site, number, hello, pulse, lapses }),
-        Ok(Err(error)) => Err(ClaimError::Api(error).into()),
-        Err(_) => Err(BeginError::NotNow("this gateway lags behind the hub's API; try another")),
-    }
-}
-
-/// Waits until the cached slices of a Site are as new as the API server's, so that an agent is not told to stop what
-/// was just placed there, nor to start what was fenced meanwhile.
-async fn catch_up(gateway: &Gateway, site: &str) -> Result<(), kube::Error> {
-    let mut changes = gateway.caches.slices.subscribe();
-    let params = ListParams::default().fields(&format!("spec.site={site}"));
-    loop {
-        let list = gateway.slices.list_metadata(&params).await?;
-        let version = list.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
-        let behind = || {
-            let cached: Vec<Arc<ClusterSlice>> = gateway.caches.slices.group(site);
-            let listed = list.items.iter().map(|item| &item.metadata);
-            sync::is_behind(cached.iter().map(AsRef::as_ref), listed, version)
-        };
-        let wait = async {
-            while behind() {
-                if changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(LIST_AGAIN, wait).await.is_ok() {
-            return Ok(());
+        Ok(Err(error)) => {
+            tracing::warn!(site = name, %error, "cannot list the slices of a Site");
+            Err(BeginError::NotNow("the hub cannot list what it has for this Site; try again"))
         }
-        tracing::debug!(site, "the cache of slices lags behind");
+        Err(_) => Err(BeginError::NotNow("this gateway lags behind the hub's API; try another")),
     }
 }
 

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
+use super::allowance::Allowance;
 use super::ended::{Ended, Outbox, SLOW_READER};
 use super::sync::{self, Delivery, Sent, SliceError};
 use super::{availability, learn_fences};
@@ -36,6 +37,7 @@ pub struct Live<'a> {
     number: i64,
     pulse: Pulse,
     outbox: Outbox,
+    allowance: Allowance,
     /// The newest heartbeat.
     sequence: Option<u64>,
     /// What the agent was sent, by key of the cache.
@@ -65,6 +67,7 @@ impl<'a> Live<'a> {
             number,
             pulse,
             outbox,
+            allowance: Allowance::new(Instant::now()),
             sequence: None,
             sent: HashMap::new(),
             nodes: BTreeMap::new(),
@@ -119,17 +122,28 @@ impl<'a> Live<'a> {
     ) -> Ended {
         loop {
             let Some(left) = self.pulse.left(boot_time()) else { return Ended::Silent };
+            let pause = self.allowance.wait(Instant::now());
+            let sleep = if pause.is_zero() { left } else { left.min(pause) };
             let step = tokio::select! {
                 () = self.gateway.shutdown.cancelled() => Err(Ended::Shutdown("this gateway is going away")),
                 end = self.mailbox.ended() => Err(Ended::Told(end)),
                 _ = lapses.changed() => Err(Ended::Shutdown("this gateway may not grant leases any more")),
-                message = inbound.next() => match message {
-                    Some(Ok(v1::AgentMessage { message })) => self.take(message).await,
-                    // What went wrong with the connection is the agent's to say.
-                    Some(Err(_)) | None => Err(Ended::Closed),
+                message = inbound.next(), if pause.is_zero() => match message {
+                    Some(Ok(v1::AgentMessage { message })) => {
+                        self.allowance.take(Instant::now());
+                        self.take(message).await
+                    }
+                    // What went wrong with the connection is the agent's to say; what it sent is not.
+                    Some(Err(status)) => {
+                        if matches!(status.code(), Code::Internal | Code::OutOfRange | Code::ResourceExhausted) {
+                            self.gateway.metrics.refused(Refused::Frame);
+                        }
+                        Err(Ended::Closed)
+                    }
+                    None => Err(Ended::Closed),
                 },
                 news = self.mailbox.news() => self.tell(news).await,
-                () = tokio::time::sleep(left) => Ok(()),
+                () = tokio::time::sleep(sleep) => Ok(()),
             };
             if let Err(ended) = step {
                 return ended;
@@ -139,6 +153,9 @@ impl<'a> Live<'a> {
 
     /// Says goodbye where there is something to say, and ends the stream.
     pub fn close(self, ended: &Ended) -> Pulse {
+        if matches!(ended, Ended::Protocol(_)) {
+            self.gateway.metrics.refused(Refused::Protocol);
+        }
         if let Some(goodbye) = ended.goodbye() {
             self.gateway.metrics.sent("goodbye");
             let message = v1::HubMessage { message: Some(ToAgent::Goodbye(goodbye)) };

@@ -1,0 +1,130 @@
+//! Writes of Sites, one after another at a pace that the API server bears, when many Sites come or go at once.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// From one write to the next: 180 a second.
+const INTERVAL: Duration = Duration::from_micros(5_556);
+/// What a late timer may make up for.
+const SLACK: Duration = Duration::from_millis(20);
+/// A loss with another one so close to it is one of many.
+const CROWDED: Duration = Duration::from_secs(1);
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The session of a Site with slices: leases hang on it.
+    Members,
+    /// The session of a Site without.
+    Session,
+    /// That a Site is absent.
+    Loss,
+}
+
+/// Lines of those who wait to write. Who gives up leaves its line at no cost.
+#[derive(Debug)]
+pub struct Pace {
+    /// When the next write may happen. Who holds this waits for it.
+    next: tokio::sync::Mutex<Instant>,
+    /// Of each less urgent kind only the first one stands in the line for `next`.
+    sessions: tokio::sync::Mutex<()>,
+    losses: tokio::sync::Mutex<()>,
+    last_loss: Mutex<Option<Instant>>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            next: tokio::sync::Mutex::new(Instant::now()),
+            sessions: tokio::sync::Mutex::default(),
+            losses: tokio::sync::Mutex::default(),
+            last_loss: Mutex::default(),
+        }
+    }
+}
+
+impl Pace {
+    /// Waits until it is this one's turn to write.
+    pub async fn turn(&self, turn: Turn) {
+        let _loss = if turn == Turn::Loss { Some(self.losses.lock().await) } else { None };
+        let _session = if turn == Turn::Members { None } else { Some(self.sessions.lock().await) };
+        let mut next = self.next.lock().await;
+        sleep_until(*next).await;
+        let now = Instant::now();
+        *next = (*next + INTERVAL).max(now.checked_sub(SLACK).unwrap_or(now));
+    }
+
+    /// Whether a Site was lost alone; known a second later. Of many at once people hear by other ways, and each Event
+    /// would be one more write.
+    pub async fn alone(&self) -> bool {
+        let now = Instant::now();
+        let before = self.last_loss().replace(now);
+        tokio::time::sleep(CROWDED).await;
+        before.is_none_or(|before| now - before > CROWDED) && *self.last_loss() == Some(now)
+    }
+
+    fn last_loss(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.last_loss.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_second_sees_more_than_200_turns_and_the_urgent_come_first() {
+        let (pace, start) = (Arc::new(Pace::default()), Instant::now());
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let turns = [Turn::Loss, Turn::Session, Turn::Members];
+        let tasks: Vec<_> = turns
+            .into_iter()
+            .flat_map(|turn| std::iter::repeat_n(turn, 200))
+            .map(|turn| {
+                let (pace, done) = (Arc::clone(&pace), Arc::clone(&done));
+                tokio::spawn(async move {
+                    pace.turn(turn).await;
+                    done.lock().unwrap().push((turn, start.elapsed()));
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let done = done.lock().unwrap();
+        for (_, at) in done.iter() {
+            let within = done.iter().filter(|(_, other)| *other >= *at && *other < *at + Duration::from_secs(1));
+            assert!(within.count() <= 200);
+        }
+        assert!(done.last().unwrap().1 < Duration::from_secs(4), "and 600 take little more than three");
+        let place = |turn| done.iter().rposition(|(done, _)| *done == turn).unwrap();
+        assert!(place(Turn::Members) < place(Turn::Session) && place(Turn::Session) < place(Turn::Loss));
+        assert!(place(Turn::Members) < 210, "only one of the others stood before them");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_costs_nothing() {
+        let pace = Pace::default();
+        pace.turn(Turn::Session).await;
+        for _ in 0..100 {
+            drop(tokio::time::timeout(Duration::from_micros(10), pace.turn(Turn::Session)).await);
+        }
+        let began = Instant::now();
+        pace.turn(Turn::Members).await;
+        assert!(began.elapsed() <= INTERVAL * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_loss_is_alone_and_each_of_many_is_not() {
+        let pace = Pace::default();
+        assert!(pace.alone().await);
+        let (first, second) = tokio::join!(pace.alone(), pace.alone());
+        assert!(!first && !second);
+        tokio::time::sleep(CROWDED * 2).await;
+        assert!(pace.alone().await);
+    }
+}
