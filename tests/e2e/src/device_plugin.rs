@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use atoll_testkit::ports::Port;
 use atoll_testkit::realnode::RealNode;
 use atoll_testkit::wait::wait_for;
 use atoll_testkit::{ControlPlane, ManagedProcess, fake_nvml};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 
-use crate::hub::{component, service_account, wait_ready};
+use crate::hub::{Http, component, service_account, wait_ready};
 
 const PROGRAM: &str = "atoll-device-plugin";
 const RESOURCE: &str = "nvidia.com/gpu";
@@ -24,7 +23,7 @@ pub struct DevicePlugin {
     /// Its process.
     pub process: ManagedProcess,
     control: PathBuf,
-    _http: Port,
+    _http: Http,
 }
 
 impl DevicePlugin {
@@ -34,7 +33,7 @@ impl DevicePlugin {
         std::fs::write(&control, format!("node {gpus}\n")).context("write the control file of the GPUs")?;
         let kubelet = node.device_plugin_dir();
         let kubelet = kubelet.parent().context("the kubelet's folder")?;
-        let http = Port::lease()?;
+        let http = Http::on(None)?;
         let spec = component(plane, &service_account(plane, PROGRAM)?, (PROGRAM, None), "device-plugin", &http)?
             .args([format!("--node-name={}", node.name()), format!("--nvml={}", fake_nvml()?.display())])
             .args([format!("--kubelet-dir={}", kubelet.display()), format!("--cdi-dir={}", node.cdi_dir().display())])
