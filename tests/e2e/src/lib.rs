@@ -7,6 +7,7 @@
 pub mod clusters;
 pub mod demo_network;
 pub mod device_plugin;
+pub mod faults;
 pub mod holding_proxy;
 pub mod hub;
 pub mod judge;
