@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly generated=(crds docs/reference wire/src/generated device-plugin/src/generated)
+readonly generated=(crds docs/reference wire/src/generated device-plugin/src/generated agent/src/generated)
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 for path in "${generated[@]}"; do

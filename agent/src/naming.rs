@@ -60,7 +60,7 @@ impl SliceId {
 /// The namespace on a Site of a Cluster: opaque, so that a Site does not learn the tenant's names from it.
 #[must_use]
 pub fn site_namespace(cluster_uid: &str) -> String {
-    format!("atoll-{}", hex::encode(&Sha256::digest(cluster_uid.as_bytes())[..8]))
+    format!("{}{}", names::MEMBER_NAMESPACE_PREFIX, hex::encode(&Sha256::digest(cluster_uid.as_bytes())[..8]))
 }
 
 /// The member that a pod of this name is, see [`names::member_pod_name`].
@@ -120,6 +120,7 @@ mod tests {
         let id = key("team-a", "train-0011aabb-0", "3f1c").expect("a slice");
         assert_eq!(SliceId::from_wire(Some(id.to_wire())), Some(id.clone()));
         assert!(is_dns_label(&id.site_namespace()));
+        assert!(names::is_member_namespace(&id.site_namespace()));
         for (namespace, name, uid) in
             [("", "a", "u"), ("a", "", "u"), ("a", "a", ""), ("a", "A/b", "u"), ("a", "b", "x y")]
         {

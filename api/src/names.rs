@@ -18,6 +18,11 @@ pub const SYSTEM_NAMESPACE: &str = "atoll-system";
 /// Name of the Secret in the system namespace that holds the hub's CA, of type `kubernetes.io/tls`.
 pub const HUB_CA_SECRET: &str = "atoll-hub-ca";
 
+/// Name of the Secret in a Site's system namespace that holds the key of its agent and its watchdogs.
+pub const WATCHDOG_KEY_SECRET: &str = "atoll-watchdog-key";
+/// Where [`WATCHDOG_KEY_SECRET`] holds it: at least 32 random bytes.
+pub const WATCHDOG_KEY: &str = "key";
+
 /// Keeps a `ClusterSlice` until its Site has confirmed the stop of its members, or its fence has expired.
 pub const SLICE_FINALIZER: &str = "atoll.dev/members-stopped";
 
@@ -76,10 +81,22 @@ pub const ANNOTATION_REQUIRED_TOPOLOGY: &str = "atoll.dev/required-topology";
 pub const ANNOTATION_PREFERRED_TOPOLOGY: &str = "atoll.dev/preferred-topology";
 /// Annotation on a Gang: epoch of the slice that it was made from.
 pub const ANNOTATION_EPOCH: &str = "atoll.dev/epoch";
-/// Annotation on a Gang: seconds without a lease until its members stop and until they are killed, as "60/90".
+/// Annotation on a Gang and on member pods: seconds without a lease until members stop and until they are killed, as
+/// "60/90"; "none": they run on.
 pub const ANNOTATION_FENCE: &str = "atoll.dev/fence-seconds";
 /// Annotation on a Gang: members of this and lower incarnations were stopped for want of a lease and never start again.
 pub const ANNOTATION_STOPPED_INCARNATION: &str = "atoll.dev/stopped-incarnation";
+
+/// Namespaces of Clusters on a Site begin with this; 16 hex digits follow.
+pub const MEMBER_NAMESPACE_PREFIX: &str = "atoll-";
+
+/// Whether agents make namespaces of such names for Clusters, and so whether a pod in it is a member.
+#[must_use]
+pub fn is_member_namespace(namespace: &str) -> bool {
+    namespace.strip_prefix(MEMBER_NAMESPACE_PREFIX).is_some_and(|rest| {
+        rest.len() == 16 && rest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    })
+}
 
 /// The extended resource that members request when their Site counts GPUs with NVIDIA's device plugin.
 pub const RESOURCE_NVIDIA_GPU: &str = "nvidia.com/gpu";
@@ -94,4 +111,19 @@ pub fn hub_gpu_node_name(site: &str, node: &str) -> String {
 #[must_use]
 pub fn member_pod_name(cluster: &str, rank: u32, incarnation: u64) -> String {
     format!("{cluster}-{rank}-{incarnation}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_of_members_are_told_from_all_others() {
+        assert!(is_member_namespace("atoll-0123456789abcdef"));
+        for other in
+            [SYSTEM_NAMESPACE, "atoll-0123456789abcde", "atoll-0123456789abcdef0", "atoll-0123456789abcdeF", "x"]
+        {
+            assert!(!is_member_namespace(other), "{other}");
+        }
+    }
 }

@@ -48,6 +48,10 @@ pub struct Args {
     /// Where the container runtime reads CDI files.
     #[arg(long, value_name = "FOLDER", default_value = "/var/run/cdi")]
     pub cdi_dir: PathBuf,
+    /// File in which this node's atoll-watchdog writes its lease: the folder given to it as --state-dir, and `lease`. With
+    /// it, containers of Atoll's members get GPUs only while that lease lets them run.
+    #[arg(long, value_name = "FILE")]
+    pub watchdog_lease: Option<PathBuf>,
 }
 
 fn period(text: &str) -> Result<Duration, String> {

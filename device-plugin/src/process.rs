@@ -39,6 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pod_resources_socket: args.kubelet_dir.join("pod-resources/kubelet.sock"),
         cdi_dir: args.cdi_dir,
         resources: resources.clone(),
+        watchdog_lease: args.watchdog_lease,
         ..KubeletOptions::default()
     };
     let (allocated, allocations) = mpsc::unbounded_channel();

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use atoll_core::device::{State, Verdict};
+use atoll_core::lease::Times;
+use atoll_core::member::Member;
+use atoll_core::watchdog;
 use atoll_device_plugin::backend::{BackendError, Bus, ContainerEdits, Device, DeviceId, Instance, Link};
 use atoll_device_plugin::kubelet::{KubeletOptions, PodResources, Prepare, Registered, resources::Resources, serve};
 use atoll_device_plugin::state::{DeviceState, NodeDevices};
 use atoll_testkit::realnode::{RealNode, RealNodeOptions};
 use atoll_testkit::wait::{eventually, wait_for, wait_gone};
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, require};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
@@ -77,7 +80,7 @@ struct Stage {
     nodes: Api<Node>,
     pods: Api<Pod>,
     image: String,
-    _plane: ControlPlane,
+    plane: ControlPlane,
 }
 
 impl Stage {
@@ -98,7 +101,7 @@ impl Stage {
             rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::CharacterDevice, mode, number).unwrap();
         }
         let (nodes, pods) = (Api::all(plane.client()), Api::namespaced(plane.client(), "default"));
-        Self { node, nodes, pods, image, _plane: plane }
+        Self { node, nodes, pods, image, plane }
     }
 
     fn options(&self) -> KubeletOptions {
@@ -119,8 +122,8 @@ impl Stage {
         }
     }
 
-    /// Runs a container with so many devices; gives their names, as its variable says, after a look at its files.
-    async fn run(&self, name: &str, resource: &str, count: u32) -> BTreeSet<String> {
+    /// A pod whose container has so many devices.
+    fn pod(&self, name: &str, resource: &str, count: u32) -> Pod {
         let pod = json!({
             "metadata": {"name": name},
             "spec": {
@@ -143,7 +146,12 @@ impl Stage {
                 }],
             },
         });
-        self.pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        serde_json::from_value(pod).unwrap()
+    }
+
+    /// Runs a container with so many devices; gives their names, as its variable says, after a look at its files.
+    async fn run(&self, name: &str, resource: &str, count: u32) -> BTreeSet<String> {
+        self.pods.create(&PostParams::default(), &self.pod(name, resource, count)).await.unwrap();
         let running = wait_for(&self.pods, name, "to run", LIMIT, |pod| {
             pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
         });
@@ -237,14 +245,17 @@ impl Plugin {
     }
 
     fn start_with(stage: &Stage, devices: Vec<DeviceState>, resources: Resources) -> Self {
+        Self::start_as(stage, devices, KubeletOptions { resources, ..stage.options() })
+    }
+
+    fn start_as(stage: &Stage, devices: Vec<DeviceState>, options: KubeletOptions) -> Self {
         let (devices, receiver) = watch::channel(Arc::new(NodeDevices { driver: None, devices }));
         let (allocations, allocated) = mpsc::unbounded_channel();
         let (sender, registered) = watch::channel(BTreeMap::new());
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let script = Script(stage.node.dir().join("dev"));
-        let serving =
-            serve(KubeletOptions { resources, ..stage.options() }, receiver, script, allocations, sender, stop.clone());
+        let serving = serve(options, receiver, script, allocations, sender, stop.clone());
         let ended = runtime.spawn(async move { serving.await.unwrap() });
         Self { devices, allocated, registered, runtime: Some(runtime), stop, ended }
     }
@@ -411,4 +422,58 @@ async fn fifty_kubelets_are_registered_with_within_a_second_each() {
     .unwrap();
     let rest = stage.run("rest", GPU, 2).await;
     assert!(rest.is_disjoint(&given), "{rest:?} {given:?}");
+}
+
+#[tokio::test]
+async fn members_of_atoll_start_under_the_watchdogs_lease_only() {
+    require!(RealNode);
+    let _one = ONE.lock().await;
+    let stage = Stage::start().await;
+    let file = stage.node.dir().join("lease");
+    let options = KubeletOptions { watchdog_lease: Some(file.clone()), ..stage.options() };
+    let _plugin = Plugin::start_as(&stage, gpus(), options);
+    stage.until(GPU, (4, 4)).await;
+
+    // Where agents put members.
+    let name = "atoll-0123456789abcdef";
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+    Api::all(stage.plane.client()).create(&PostParams::default(), &namespace).await.unwrap();
+    let members: Api<Pod> = Api::namespaced(stage.plane.client(), name);
+    let member = stage.pod("worker-0-1", GPU, 1);
+    eventually("the namespace to take pods", LIMIT, async || {
+        members.create(&PostParams::default(), &member).await.map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
+    let said = wait_for(&members, "worker-0-1", "to be refused", LIMIT, |pod| {
+        let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        let waiting = statuses.filter_map(|status| status.state.as_ref()?.waiting.as_ref()?.message.as_deref());
+        waiting
+            .into_iter()
+            .any(|message| message.contains("worker-0-1 is a member of Atoll and starts under a lease only"))
+    });
+    if let Err(error) = said.await {
+        panic!("{error}\n{}", stage.node.kubelet().log_tail(20));
+    }
+    // A supplier's own pod needs no lease.
+    stage.run("notebook", GPU, 1).await;
+
+    let (boot, wall) = atoll_runtime::clock::both_clocks();
+    let pod = watchdog::Pod {
+        name: format!("{name}/worker-0-1"),
+        cluster_uid: "c".to_owned(),
+        member: Member { rank: 0, incarnation: 1 },
+        times: Times::from_seconds(600, 700),
+        condemned: None,
+    };
+    let saved = watchdog::Saved {
+        boot_id: atoll_runtime::clock::boot_id().unwrap(),
+        lease: watchdog::Lease::Granted { granted: boot, asked: watchdog::Clocks { boot, wall } },
+        pods: [("uid".to_owned(), pod)].into(),
+    };
+    fs::write(&file, saved.to_string()).unwrap();
+    let running = wait_for(&members, "worker-0-1", "to run", LIMIT, |pod| {
+        pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+    });
+    running.await.unwrap();
 }

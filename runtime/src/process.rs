@@ -11,12 +11,20 @@ use tokio_util::sync::CancellationToken;
 use crate::logs::{self, LogFormat};
 use crate::readiness::Readiness;
 
-/// Flags that every process has.
+/// Flags of every process that talks to an API server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CommonArgs {
     /// Kubeconfig of the API server; without it $KUBECONFIG, ~/.kube/config or the pod's service account.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Flags of every process.
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
+/// Flags of every process.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LocalArgs {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
     pub http_address: SocketAddr,
@@ -26,6 +34,52 @@ pub struct CommonArgs {
     /// What is logged, such as `info` or `info,atoll_operator=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "ATOLL_LOG")]
     pub log_filter: String,
+}
+
+/// What a started process has to work with that talks to no API server.
+pub struct Local {
+    /// Cancelled by SIGTERM or SIGINT, or by a task that gives up; every task ends with it.
+    pub shutdown: CancellationToken,
+    /// What `/readyz` says.
+    pub readiness: Readiness,
+    /// What `/metrics` serves.
+    pub registry: prometheus::Registry,
+    http: JoinHandle<()>,
+}
+
+impl Local {
+    /// Starts logging and the probes, and turns SIGTERM and SIGINT into a shutdown.
+    pub async fn start(name: &'static str, args: &LocalArgs) -> anyhow::Result<Self> {
+        Self::start_with(name, args, axum::Router::new()).await
+    }
+
+    async fn start_with(name: &'static str, args: &LocalArgs, pages: axum::Router) -> anyhow::Result<Self> {
+        logs::init(args.log_format, &args.log_filter)?;
+        let shutdown = CancellationToken::new();
+        cancel_on_signals(&shutdown)?;
+        let readiness = Readiness::default();
+        let registry = prometheus::Registry::new();
+        let server = crate::http::serve(
+            args.http_address,
+            readiness.clone(),
+            registry.clone(),
+            pages,
+            shutdown.clone().cancelled_owned(),
+        )
+        .await?;
+        let http = tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the server of probes and metrics ended");
+            }
+        });
+        tracing::info!(name, version = env!("CARGO_PKG_VERSION"), http = %args.http_address, "started");
+        Ok(Self { shutdown, readiness, registry, http })
+    }
+
+    /// Ends what [`Local::start`] started.
+    pub async fn finish(self) {
+        finish(self.shutdown, self.http).await;
+    }
 }
 
 /// What a started process has to work with.
@@ -51,38 +105,24 @@ impl Process {
 
     /// Like [`Process::start`], with pages that are served beside the probes and metrics.
     pub async fn start_with(name: &'static str, args: &CommonArgs, pages: axum::Router) -> anyhow::Result<Self> {
-        logs::init(args.log_format, &args.log_filter)?;
-        let shutdown = CancellationToken::new();
-        cancel_on_signals(&shutdown)?;
-        let readiness = Readiness::default();
-        let registry = prometheus::Registry::new();
-        let server = crate::http::serve(
-            args.http_address,
-            readiness.clone(),
-            registry.clone(),
-            pages,
-            shutdown.clone().cancelled_owned(),
-        )
-        .await?;
-        let http = tokio::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the server of probes and metrics ended");
-            }
-        });
+        let Local { shutdown, readiness, registry, http } = Local::start_with(name, &args.local, pages).await?;
         let config = config(name, args).await?;
         let client = kube::Client::try_from(config.clone())?;
-        tracing::info!(name, version = env!("CARGO_PKG_VERSION"), http = %args.http_address, "started");
         Ok(Self { client, config, shutdown, readiness, registry, http })
     }
 
     /// Ends what [`Process::start`] started.
     pub async fn finish(self) {
-        self.shutdown.cancel();
-        if let Err(error) = self.http.await {
-            tracing::error!(%error, "the server of probes and metrics could not be joined");
-        }
-        tracing::info!("stopped");
+        finish(self.shutdown, self.http).await;
     }
+}
+
+async fn finish(shutdown: CancellationToken, http: JoinHandle<()>) {
+    shutdown.cancel();
+    if let Err(error) = http.await {
+        tracing::error!(%error, "the server of probes and metrics could not be joined");
+    }
+    tracing::info!("stopped");
 }
 
 /// A name that no other process has, wherever it runs, and that this one has not again after a restart: the machine's

@@ -8,6 +8,7 @@ pub mod api;
 pub mod cdi;
 mod dial;
 mod directory;
+mod gate;
 mod holding;
 pub mod offers;
 mod pod_resources;
@@ -51,6 +52,8 @@ pub struct KubeletOptions {
     pub cdi_kind: String,
     /// Names of resources, and sharing.
     pub resources: Resources,
+    /// The file of this node's watchdog; with it, containers of Atoll's members start under its lease only.
+    pub watchdog_lease: Option<PathBuf>,
 }
 
 impl Default for KubeletOptions {
@@ -62,6 +65,7 @@ impl Default for KubeletOptions {
             cdi_dir: "/var/run/cdi".into(),
             cdi_kind: "atoll.dev/gpu".to_owned(),
             resources: Resources::default(),
+            watchdog_lease: None,
         }
     }
 }
@@ -127,13 +131,18 @@ pub async fn serve<P: Prepare>(
     let (ready, mut is_ready) = watch::channel(None);
     tokio::spawn(cdi::follow(Arc::clone(&file), prepare.clone(), devices.clone(), ready, stop.clone()));
 
+    let gate = options.watchdog_lease.map(|file| gate::Gate {
+        file,
+        kubelet: options.pod_resources_socket.clone(),
+        resources: options.resources.clone(),
+    });
     let pod_resources = PodResources::new(options.pod_resources_socket, options.resources.clone());
     let (question, questions) = watch::channel(Question::default());
     let (answer, mut answers) = watch::channel(Answer::default());
     tokio::spawn(holding::follow(pod_resources, questions, answer, stop.clone()));
 
     let (offered, offers) = watch::channel(Arc::default());
-    let shared = Arc::new(Shared { prepare, file, offers, allocated });
+    let shared = Arc::new(Shared { prepare, file, offers, allocated, gate });
     let mut plugins =
         Plugins { dir: options.plugin_dir, shared, registered, folder, stop: stop.clone(), running: BTreeMap::new() };
     let mut gone = Gone::default();

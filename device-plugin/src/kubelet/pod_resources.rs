@@ -58,6 +58,17 @@ impl PodResources {
         Ok(holders(&self.resources, answer))
     }
 
+    /// The pods, as (namespace, name), that hold any of these devices of a resource, by the kubelet's ids.
+    pub(super) async fn pods(
+        &mut self,
+        resource: &ResourceName,
+        ids: &[String],
+    ) -> Result<BTreeSet<(String, String)>, PodResourcesError> {
+        let answer = self.list().await?;
+        let held = held(&self.resources, answer).filter(|(of, id, _)| of == resource && ids.contains(id));
+        Ok(held.map(|(_, _, holder)| (holder.namespace, holder.pod)).collect())
+    }
+
     /// What is held, as (resource, id as the kubelet knows it).
     pub(super) async fn held(&mut self) -> Result<BTreeSet<(ResourceName, String)>, PodResourcesError> {
         let answer = self.list().await?;

@@ -25,7 +25,7 @@ use super::api::{KUBELET_SOCKET, VERSION};
 use super::dial::dial;
 use super::directory::{SocketId, new_name};
 use super::resources::ResourceName;
-use super::service::{Followers, OPTIONS, Service, Shared};
+use super::service::{Followers, Service, Shared};
 use super::{Prepare, Registered};
 
 /// The kubelet connects to the plugin before it answers, for which it allows itself 10 s.
@@ -144,7 +144,7 @@ impl<P: Prepare> Plugin<P> {
             version: VERSION.to_owned(),
             endpoint: name,
             resource_name: self.resource.as_str().to_owned(),
-            options: Some(OPTIONS),
+            options: Some(self.shared.options()),
         };
         match RegistrationClient::new(channel).register(request).await {
             Ok(_) => Ok(session),

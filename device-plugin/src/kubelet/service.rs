@@ -15,6 +15,7 @@ use super::api::v1beta1::{
 };
 use super::api::{HEALTHY, UNHEALTHY};
 use super::cdi::SpecFile;
+use super::gate::Gate;
 use super::offers::{List, Offers, device_of};
 use super::resources::ResourceName;
 use super::{Prepare, prepare_in_time};
@@ -27,6 +28,15 @@ pub(super) struct Shared<P> {
     pub file: Arc<Mutex<SpecFile>>,
     pub offers: watch::Receiver<Arc<Offers>>,
     pub allocated: mpsc::UnboundedSender<DeviceId>,
+    /// Without one, every container starts.
+    pub gate: Option<Gate>,
+}
+
+impl<P> Shared<P> {
+    /// What this plugin can do beyond what it must.
+    pub fn options(&self) -> DevicePluginOptions {
+        DevicePluginOptions { pre_start_required: self.gate.is_some(), get_preferred_allocation_available: true }
+    }
 }
 
 /// One registration's end towards the kubelet.
@@ -46,10 +56,6 @@ pub(super) struct Followers {
     /// How many ever did.
     pub ever: u64,
 }
-
-/// What this plugin can do beyond what it must.
-pub(super) const OPTIONS: DevicePluginOptions =
-    DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
 
 impl<P: Prepare> Service<P> {
     fn list(&self) -> Arc<List> {
@@ -83,7 +89,7 @@ impl<P: Prepare> DevicePlugin for Service<P> {
     type ListAndWatchStream = ReceiverStream<Result<ListAndWatchResponse, Status>>;
 
     async fn get_device_plugin_options(&self, _: Request<Empty>) -> Result<Response<DevicePluginOptions>, Status> {
-        Ok(Response::new(OPTIONS))
+        Ok(Response::new(self.shared.options()))
     }
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, Status> {
@@ -128,8 +134,15 @@ impl<P: Prepare> DevicePlugin for Service<P> {
 
     async fn pre_start_container(
         &self,
-        _: Request<PreStartContainerRequest>,
+        request: Request<PreStartContainerRequest>,
     ) -> Result<Response<PreStartContainerResponse>, Status> {
+        if let Some(gate) = &self.shared.gate {
+            let admitted = gate.admit(&self.resource, &request.into_inner().device_ids).await;
+            admitted.map_err(|error| {
+                tracing::warn!(resource = %self.resource, %error, "a container does not start");
+                Status::failed_precondition(error.to_string())
+            })?;
+        }
         Ok(Response::new(PreStartContainerResponse {}))
     }
 }

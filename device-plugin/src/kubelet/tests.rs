@@ -165,8 +165,10 @@ async fn the_kubelet_hears_of_devices_and_of_each_change() {
     let mut plugin = Plugin::start(vec![device("a"), device("b")]);
     let mut kubelet = plugin.kubelet();
     let (request, mut client) = kubelet.registration().await;
-    assert_eq!((&*request.version, &*request.resource_name, request.options), ("v1beta1", GPU, Some(service::OPTIONS)));
-    assert_eq!(client.get_device_plugin_options(Empty {}).await.unwrap().into_inner(), service::OPTIONS);
+    let options =
+        api::v1beta1::DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
+    assert_eq!((&*request.version, &*request.resource_name, request.options), ("v1beta1", GPU, Some(options)));
+    assert_eq!(client.get_device_plugin_options(Empty {}).await.unwrap().into_inner(), options);
     let mut list = follow(&mut client).await;
     assert_eq!(next(&mut list).await, "a b");
     plugin.until(|all| all[GPU] == Registered { times: 1, connected: true }).await;

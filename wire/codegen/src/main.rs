@@ -11,6 +11,7 @@ use anyhow::Context;
 const ROOMS: &[(&str, &[&str])] = &[
     ("wire", &["atoll/gateway/v1/gateway.proto", "atoll/watchdog/v1/watchdog.proto"]),
     ("device-plugin", &["deviceplugin.proto", "podresources.proto"]),
+    ("agent", &["cri.proto"]),
 ];
 
 fn main() -> anyhow::Result<()> {
