@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -29,6 +29,17 @@ pub struct DevicePlugin {
 impl DevicePlugin {
     /// Starts the plugin for these GPUs, such as `l40s:4`, and waits until the node's kubelet gives out so many.
     pub async fn start(plane: &ControlPlane, node: &RealNode, gpus: &str, count: u32) -> Result<Self> {
+        Self::start_with(plane, node, gpus, count, None).await
+    }
+
+    /// The same; members start under the lease in this file of the node's watchdog only, if given.
+    pub async fn start_with(
+        plane: &ControlPlane,
+        node: &RealNode,
+        gpus: &str,
+        count: u32,
+        watchdog_lease: Option<&Path>,
+    ) -> Result<Self> {
         let control = node.dir().join("gpus");
         std::fs::write(&control, format!("node {gpus}\n")).context("write the control file of the GPUs")?;
         let kubelet = node.device_plugin_dir();
@@ -38,6 +49,7 @@ impl DevicePlugin {
             .args([format!("--node-name={}", node.name()), format!("--nvml={}", fake_nvml()?.display())])
             .args([format!("--kubelet-dir={}", kubelet.display()), format!("--cdi-dir={}", node.cdi_dir().display())])
             .args(["--without-host-files"])
+            .args(watchdog_lease.map(|file| format!("--watchdog-lease={}", file.display())))
             .env("ATOLL_FAKE_NVML_CONTROL", &control);
         let process = ManagedProcess::start(spec)?;
         wait_ready(&process, &http).await?;

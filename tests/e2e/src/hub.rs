@@ -198,7 +198,7 @@ impl Http {
         Ok(Self { ip: machine.map_or(Ipv4Addr::LOCALHOST.into(), Machine::address), port: Port::lease()? })
     }
 
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         SocketAddr::new(self.ip, self.port.number()).to_string()
     }
 }

@@ -15,9 +15,11 @@ pub mod link;
 pub mod manifests;
 pub mod network;
 pub mod site;
+pub mod watchdog;
 
 pub use device_plugin::DevicePlugin;
 pub use hub::Hub;
 pub use link::Link;
 pub use network::{Network, NetworkOptions};
 pub use site::{Site, SiteOptions};
+pub use watchdog::Watchdog;

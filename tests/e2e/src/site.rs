@@ -1,11 +1,15 @@
 //! A Site of a test network: control plane, simulated nodes, scheduler, agent, and its link to the hub.
 
-use anyhow::Result;
-use atoll_testkit::kwok::Kwok;
-use atoll_testkit::nodes::{self, NodeProfile};
-use atoll_testkit::{ControlPlane, ControlPlaneOptions, Machine, ManagedProcess, Wire};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use atoll_testkit::kwok::Kwok;
+use atoll_testkit::nodes::{self, NodeProfile};
+use atoll_testkit::ports::Port;
+use atoll_testkit::{ControlPlane, ControlPlaneOptions, Machine, ManagedProcess, Wire};
 
 use crate::hub::{Http, Hub, SYSTEM, component, service_account, wait_ready};
 use crate::link::Link;
@@ -28,6 +32,8 @@ pub struct SiteOptions {
     pub real_node: bool,
     /// The wire that the Site is on; its agent has a host of its own then.
     pub wire: Option<Arc<Wire>>,
+    /// The agent answers the watchdogs of nodes.
+    pub watchdog: bool,
 }
 
 impl SiteOptions {
@@ -42,6 +48,7 @@ impl SiteOptions {
             nodes,
             real_node: false,
             wire: None,
+            watchdog: false,
         }
     }
 }
@@ -54,6 +61,29 @@ pub struct Prepared {
     scheduler_http: Http,
     kwok: Kwok,
     plane: ControlPlane,
+}
+
+/// Where an agent answers the watchdogs of its nodes.
+#[derive(Debug)]
+pub struct WatchdogEnd {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The file with the key that both sides have.
+    pub key: PathBuf,
+    _port: Port,
+}
+
+impl WatchdogEnd {
+    fn prepare(plane: &ControlPlane, ip: IpAddr) -> Result<Self> {
+        let key = plane.dir().join("watchdog-key");
+        std::fs::write(&key, rand::random::<[u8; 32]>()).context("write the watchdogs' key")?;
+        let port = Port::lease()?;
+        Ok(Self { address: SocketAddr::new(ip, port.number()), key, _port: port })
+    }
+
+    fn agent_args(&self) -> [String; 2] {
+        [format!("--watchdog-listen={}", self.address), format!("--watchdog-key={}", self.key.display())]
+    }
 }
 
 /// A running Site.
@@ -73,6 +103,8 @@ pub struct Site {
     pub plane: ControlPlane,
     /// The agent's host, if it has one for itself.
     pub machine: Option<Machine>,
+    /// Where the agent answers watchdogs, if it does.
+    pub watchdog: Option<WatchdogEnd>,
     scheduler_http: Http,
     agent_http: Http,
 }
@@ -138,6 +170,8 @@ impl Prepared {
             None => None,
         };
         let agent_http = Http::on(machine.as_ref())?;
+        let ip = machine.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Machine::address);
+        let watchdog = self.options.watchdog.then(|| WatchdogEnd::prepare(&self.plane, ip)).transpose()?;
         let agent = ManagedProcess::start(
             component(
                 &self.plane,
@@ -148,6 +182,7 @@ impl Prepared {
             )?
             .args([format!("--hub={}", link.address())])
             .args([format!("--region={}", self.options.region), format!("--display-name={}", self.options.name)])
+            .args(watchdog.iter().flat_map(WatchdogEnd::agent_args))
             .env("ATOLL_JOIN_TOKEN", token)
             .on(machine.as_ref()),
         )?;
@@ -161,6 +196,7 @@ impl Prepared {
             kwok: self.kwok,
             plane: self.plane,
             machine,
+            watchdog,
             scheduler_http: self.scheduler_http,
             agent_http,
         })

@@ -20,6 +20,8 @@ pub enum OfSite {
     Kubelet,
     /// The node's container runtime.
     Containerd,
+    /// The node's watchdog.
+    Watchdog,
     /// The Site's API server.
     ApiServer,
 }
@@ -55,6 +57,10 @@ pub enum Fault {
     AgentApi(Direction),
     /// The node does not reach its Site's API server, or is not answered.
     NodeApi(Direction),
+    /// The node's watchdog does not reach the agent, or is not answered.
+    NodeAgent(Direction),
+    /// The node reaches neither.
+    NodeAlone,
     /// A process of the Site is killed and starts again.
     Kill(OfSite),
     /// It stands still.
@@ -86,12 +92,12 @@ pub enum Expect {
 
 use Direction::{Both, In, Out};
 use OfHub::{Etcd, Gateway, Operator};
-use OfSite::{Agent, ApiServer, Containerd, Kubelet, Scheduler};
+use OfSite::{Agent, ApiServer, Containerd, Kubelet, Scheduler, Watchdog};
 use Span::{Long, Short};
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 41] = [
         Self::HubLink(Both, Long),
         Self::HubLink(Out, Long),
         Self::HubLink(In, Long),
@@ -103,20 +109,27 @@ impl Fault {
         Self::NodeApi(Both),
         Self::NodeApi(Out),
         Self::NodeApi(In),
+        Self::NodeAgent(Both),
+        Self::NodeAgent(Out),
+        Self::NodeAgent(In),
+        Self::NodeAlone,
         Self::Kill(Agent),
         Self::Kill(Scheduler),
         Self::Kill(Kubelet),
         Self::Kill(Containerd),
+        Self::Kill(Watchdog),
         Self::Kill(ApiServer),
         Self::Freeze(Agent, Short),
         Self::Freeze(Agent, Long),
         Self::Freeze(Scheduler, Long),
         Self::Freeze(Kubelet, Long),
         Self::Freeze(Containerd, Long),
+        Self::Freeze(Watchdog, Long),
         Self::Freeze(ApiServer, Long),
         Self::AgentDead,
         Self::HubLinkAnd(Kubelet),
         Self::HubLinkAnd(Containerd),
+        Self::HubLinkAnd(Watchdog),
         Self::HubLinkAnd(ApiServer),
         Self::KillHub(Gateway),
         Self::KillHub(Operator),
@@ -142,6 +155,8 @@ impl Fault {
             Self::HubLinkSlow => "hub link slow and lossy".to_owned(),
             Self::AgentApi(direction) => format!("agent cut off its API server {}", way(direction)),
             Self::NodeApi(direction) => format!("node cut off its API server {}", way(direction)),
+            Self::NodeAgent(direction) => format!("watchdog cut off its agent {}", way(direction)),
+            Self::NodeAlone => "node cut off agent and API server".to_owned(),
             Self::Kill(process) => format!("{process:?} killed"),
             Self::Freeze(process, length) => format!("{process:?} frozen {}", span(length)),
             Self::AgentDead => "Agent dead for long".to_owned(),
@@ -159,11 +174,17 @@ impl Fault {
         !matches!(self, Self::KillHub(_) | Self::FreezeHub(_) | Self::GatewayApi(_) | Self::RestartHub)
     }
 
-    /// Whether nobody but the node's watchdog can stop the members in time: agent, kubelet, runtime or API server are in
-    /// the way.
+    /// Whether it happens to watchdogs, or to the way to them.
     #[must_use]
-    pub const fn needs_watchdog(self) -> bool {
-        matches!(self, Self::Freeze(Agent, Long) | Self::AgentDead | Self::HubLinkAnd(_))
+    pub const fn of_watchdog(self) -> bool {
+        matches!(
+            self,
+            Self::NodeAgent(_)
+                | Self::NodeAlone
+                | Self::Kill(Watchdog)
+                | Self::Freeze(Watchdog, _)
+                | Self::HubLinkAnd(Watchdog)
+        )
     }
 
     /// What is promised then.
@@ -171,6 +192,8 @@ impl Fault {
     pub const fn expect(self, times: &Times) -> Expect {
         match self {
             Self::HubLink(_, Long) | Self::HubLinkAnd(_) | Self::AgentDead | Self::Freeze(Agent, Long) => Expect::Moved,
+            // A watchdog that cannot know better kills: its members start again.
+            Self::NodeAgent(_) | Self::NodeAlone | Self::Freeze(Watchdog, Long) => Expect::Safe,
             // The agent looks for another gateway after 6 s without a lease, which at short times is too late to keep
             // members; the promise of a gateway that is cut off is that the fence holds.
             Self::FreezeHub(Gateway) | Self::GatewayApi(_) if times.stop <= 20 => Expect::Safe,
@@ -239,25 +262,34 @@ impl Fault {
     async fn happen_to_site(self, world: &World, target: usize) -> Result<()> {
         let (site, node) = world.site(target).context("there is no such Site")?;
         let machine = site.machine.as_ref().context("the agent has no host of its own")?;
-        let process = |of: OfSite| -> &ManagedProcess {
-            match of {
+        let watchdog = node.watchdog.as_ref().map(|watchdog| &watchdog.process);
+        let process = |of: OfSite| -> Result<&ManagedProcess> {
+            Ok(match of {
+                Watchdog => watchdog.context("the node has no watchdog")?,
                 Agent => &site.agent,
                 Scheduler => &site.scheduler,
                 Kubelet => node.node.kubelet(),
                 Containerd => node.node.containerd(),
                 ApiServer => site.plane.apiserver(),
-            }
+            })
         };
+        let answers =
+            || Ok::<_, anyhow::Error>(site.watchdog.as_ref().context("the agent answers no watchdog")?.address);
         match self {
             Self::HubLink(direction, _) => machine.cut(site.link.address(), direction)?,
             Self::HubLinkSlow => site.link.slow(Duration::from_millis(150), 10),
             Self::AgentApi(direction) => machine.cut(site.plane.server_address(), direction)?,
             Self::NodeApi(direction) => node.machine.cut(site.plane.server_address(), direction)?,
-            Self::Kill(of) => process(of).restart().await?,
-            Self::Freeze(of, _) => process(of).stop()?,
+            Self::NodeAgent(direction) => node.machine.cut(answers()?, direction)?,
+            Self::NodeAlone => {
+                node.machine.cut(answers()?, Both)?;
+                node.machine.cut(site.plane.server_address(), Both)?;
+            }
+            Self::Kill(of) => process(of)?.restart().await?,
+            Self::Freeze(of, _) => process(of)?.stop()?,
             Self::AgentDead => world.leave_dead(&site.agent).await?,
             Self::HubLinkAnd(of) => {
-                process(of).stop()?;
+                process(of)?.stop()?;
                 machine.cut(site.link.address(), Both)?;
             }
             Self::KillHub(_) | Self::FreezeHub(_) | Self::GatewayApi(_) | Self::RestartHub => {}

@@ -23,8 +23,6 @@ pub struct Report {
     pub times: [u32; 3],
     /// Trials asked for.
     pub asked: usize,
-    /// Kinds of faults that were left out, and why.
-    pub left_out: Vec<String>,
     /// Why the run ended before all trials were done, if it did.
     pub ended_early: Option<String>,
     /// How long the run took, in seconds.
@@ -65,7 +63,6 @@ impl Report {
             seed,
             times: [times.stop, times.kill, times.fence],
             asked,
-            left_out: Vec::new(),
             ended_early: None,
             seconds: -boot_now().as_secs_f64(),
             load: 0.0,

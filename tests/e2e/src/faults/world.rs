@@ -21,7 +21,7 @@ use super::{Times, boot_now};
 use crate::clusters::{self, pods, with_spec};
 use crate::hub::HubOptions;
 use crate::site::{Prepared, Site, SiteOptions};
-use crate::{DevicePlugin, Network, NetworkOptions};
+use crate::{DevicePlugin, Network, NetworkOptions, Watchdog};
 
 /// Namespace of the Clusters.
 pub const NAMESPACE: &str = "default";
@@ -36,6 +36,8 @@ const SITES: [(&str, &str); 3] = [("alpha", "acme"), ("beta", "globex"), ("gamma
 #[derive(Debug)]
 pub struct Node {
     // Dropped in this order.
+    /// Its watchdog, unless the world does without.
+    pub watchdog: Option<Watchdog>,
     _plugin: DevicePlugin,
     /// The kubelet and its containers.
     pub node: RealNode,
@@ -80,8 +82,9 @@ pub fn unsupported() -> Option<String> {
 }
 
 impl World {
-    /// Starts so many Sites, 3 at most, and as many Clusters as they hold when one of them is lost.
-    pub async fn start(sites: usize, times: Times) -> Result<Self> {
+    /// Starts so many Sites, 3 at most, and as many Clusters as they hold when one of them is lost; with watchdogs on the
+    /// nodes, or without to see what that leads to.
+    pub async fn start(sites: usize, times: Times, watchdogs: bool) -> Result<Self> {
         let wire = Wire::new()?;
         let hub = HubOptions {
             gateways: 2,
@@ -96,11 +99,16 @@ impl World {
         };
         let (network, started) = tokio::try_join!(
             Network::start(NetworkOptions { hub, sites: Vec::new() }),
-            try_join_all(SITES.iter().take(sites).map(|(name, supplier)| start_site(&wire, name, supplier))),
+            try_join_all(SITES.iter().take(sites).map(|(name, supplier)| start_site(&wire, name, supplier, watchdogs))),
         )?;
         let mut network = network;
-        let (prepared, nodes): (Vec<_>, Vec<_>) = started.into_iter().unzip();
+        let (prepared, mut nodes): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         network.join(prepared).await?;
+        for (site, node) in network.sites.iter().zip(&mut nodes) {
+            if let Some(agent) = &site.watchdog {
+                node.watchdog = Some(Watchdog::start(&node.machine, &node.node, agent)?);
+            }
+        }
         let mut site_names = Vec::new();
         for site in &network.sites {
             site_names.push(network.site_name(&site.options.name).await?);
@@ -128,7 +136,8 @@ impl World {
         let hub = &self.network.hub;
         let of_hub = hub.gateways.iter().map(|gateway| &gateway.process);
         let of_sites = self.network.sites.iter().flat_map(|site| [&site.agent, &site.scheduler]);
-        of_hub.chain(hub.operators.iter().map(|operator| &operator.process)).chain(of_sites)
+        let of_nodes = self.nodes.iter().filter_map(|node| node.watchdog.as_ref()).map(|watchdog| &watchdog.process);
+        of_hub.chain(hub.operators.iter().map(|operator| &operator.process)).chain(of_sites).chain(of_nodes)
     }
 
     /// Kills a process for as long as the world is not mended.
@@ -213,12 +222,6 @@ impl World {
         Ok(wrong)
     }
 
-    /// Whether each node has a watchdog.
-    #[must_use]
-    pub fn watchdog(&self) -> bool {
-        false
-    }
-
     /// Runs of standing Clusters only.
     #[must_use]
     pub fn standing_runs(&self, runs: Vec<Run>) -> Vec<Run> {
@@ -235,10 +238,11 @@ impl World {
     }
 }
 
-async fn start_site(wire: &Arc<Wire>, name: &str, supplier: &str) -> Result<(Prepared, Node)> {
+async fn start_site(wire: &Arc<Wire>, name: &str, supplier: &str, watchdogs: bool) -> Result<(Prepared, Node)> {
     let options = SiteOptions {
         real_node: true,
         wire: Some(Arc::clone(wire)),
+        watchdog: watchdogs,
         ..SiteOptions::new(name, "eu-west", supplier, Vec::new())
     };
     let prepared = Prepared::start(options).await.with_context(|| format!("start the Site {name}"))?;
@@ -250,8 +254,10 @@ async fn start_site(wire: &Arc<Wire>, name: &str, supplier: &str) -> Result<(Pre
         .entrypoint([format!("/{PROGRAM}").as_str()])
         .write(node.dir().join("witness.tar"))?;
     node.import(&image).await?;
-    let plugin = DevicePlugin::start(prepared.plane(), &node, &format!("{MODEL}:{GPUS}"), GPUS).await?;
-    Ok((prepared, Node { _plugin: plugin, node, machine }))
+    let lease = watchdogs.then(|| Watchdog::lease(&node));
+    let gpus = format!("{MODEL}:{GPUS}");
+    let plugin = DevicePlugin::start_with(prepared.plane(), &node, &gpus, GPUS, lease.as_deref()).await?;
+    Ok((prepared, Node { watchdog: None, _plugin: plugin, node, machine }))
 }
 
 /// What runs all the time. Two Sites can hold all of it, so that any one may be lost.
