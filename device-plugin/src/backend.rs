@@ -186,6 +186,8 @@ pub struct Usage {
     pub pcie_replays: Option<u64>,
     /// Bytes over all `NVLink`s since the driver was loaded.
     pub nvlink_bytes: Option<u64>,
+    /// It is a virtual GPU that has its license; None: the driver cannot say.
+    pub vgpu_licensed: Option<bool>,
     /// Counters of the hardware (GPM, Hopper and later).
     pub profile: Option<Profile>,
 }

@@ -178,6 +178,17 @@ fn a_sample_says_what_the_gpu_says() {
 }
 
 #[test]
+fn a_virtual_gpu_says_whether_it_has_its_license() {
+    on("a_virtual_gpu_says_whether_it_has_its_license", "l40s:2", |node| {
+        node.send("license 1 off");
+        assert_eq!(sample(node, 0).usage.vgpu_licensed, Some(false));
+        assert_eq!(sample(node, 1).usage.vgpu_licensed, Some(false));
+        node.send("license 1 on");
+        assert_eq!(sample(node, 1).usage.vgpu_licensed, Some(true));
+    });
+}
+
+#[test]
 fn every_profile_gives_samples_and_leaves_out_what_it_cannot_say() {
     for spec in ["h100:1", "a100:1", "l40s:1", "rtx4090:1"] {
         on("every_profile_gives_samples_and_leaves_out_what_it_cannot_say", spec, |node| {

@@ -42,6 +42,8 @@ unsafe impl Plain for nvmlDevice_t {}
 // SAFETY: structs of numbers and characters.
 unsafe impl Plain for sys::nvmlPciInfo_t {}
 // SAFETY: as above.
+unsafe impl Plain for sys::nvmlGridLicensableFeatures_t {}
+// SAFETY: as above.
 unsafe impl Plain for sys::nvmlMemory_t {}
 // SAFETY: as above.
 unsafe impl Plain for sys::nvmlMemory_v2_t {}

@@ -282,6 +282,17 @@ impl Device {
         Ok(SramErrors { threshold_exceeded: status.bThresholdExceeded != 0 })
     }
 
+    /// Whether a virtual GPU has its license; None where none is needed.
+    pub fn vgpu_licensed(&self) -> Result<Option<bool>, Error> {
+        let found = &self.symbols().nvmlDeviceGetGridLicensableFeatures_v4;
+        let features = one("nvmlDeviceGetGridLicensableFeatures_v4", found, self.handle)?;
+        if features.isGridLicenseSupported == 0 {
+            return Ok(None);
+        }
+        let count = usize::try_from(features.licensableFeaturesCount).unwrap_or(usize::MAX);
+        Ok(Some(features.gridLicensableFeatures.iter().take(count).any(|feature| feature.featureState != 0)))
+    }
+
     /// Processes that compute.
     pub fn compute_processes(&self) -> Result<Vec<Process>, Error> {
         let found = &self.symbols().nvmlDeviceGetComputeRunningProcesses_v3;

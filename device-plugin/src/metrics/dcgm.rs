@@ -57,6 +57,8 @@ pub(super) const FIELDS: &[Field] = &[
         |s| s.reading.remapped.map(|rows| f64::from(rows.corrected))),
     gauge("DCGM_FI_DEV_ROW_REMAP_FAILURE", "Whether remapping a row has failed.",
         |s| s.reading.remapped.map(|rows| flag(rows.failed))),
+    gauge("DCGM_FI_DEV_VGPU_LICENSE_STATUS", "Whether a virtual GPU has its license; 0 for one that is not virtual.",
+        |s| s.usage.vgpu_licensed.map(flag)),
     gauge("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "Share of time in which the graphics or compute engine was active.",
         |s| profile(s, |p| p.graphics_active)),
     gauge("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "Share of cycles in which the tensor pipe was active.",

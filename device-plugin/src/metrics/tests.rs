@@ -36,6 +36,7 @@ fn sample() -> Sample {
         usage: Usage {
             sm_clock_mhz: Some(1980),
             memory_clock_mhz: Some(2619),
+            vgpu_licensed: Some(false),
             energy_millijoules: Some(5_000_500),
             gpu_utilization: Some(0.57),
             memory_utilization: Some(0.2),
@@ -139,6 +140,7 @@ fn quantities_have_base_units_in_ours_and_dcgms_in_theirs() {
         ("DCGM_FI_DEV_XID_ERRORS", "31"),
         ("DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", "1000"),
         ("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "3"),
+        ("DCGM_FI_DEV_VGPU_LICENSE_STATUS", "0"),
     ] {
         has(&text, &format!("{name}{{{dcgm}}} {value}"));
     }

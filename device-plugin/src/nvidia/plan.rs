@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub shutdown: Option<i32>,
     /// It has counters of its hardware.
     pub gpm: bool,
+    /// It is virtual and needs a license; None: the driver cannot say.
+    pub licensable: Option<bool>,
 }
 
 impl Plan {
@@ -58,7 +60,9 @@ impl Plan {
             asked.extend(counters.chain(crc_errors(style, *link)).chain(traffic(style, *link)));
         }
         asked.sort_unstable();
-        Self { fields: asked, links, style, slowdown, shutdown, gpm: handle.has_gpm().unwrap_or(false) }
+        let gpm = handle.has_gpm().unwrap_or(false);
+        let licensable = handle.vgpu_licensed().ok().map(|licensed| licensed.is_some());
+        Self { fields: asked, links, style, slowdown, shutdown, gpm, licensable }
     }
 }
 

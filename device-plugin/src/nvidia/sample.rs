@@ -282,6 +282,10 @@ fn read_gpu(asker: &mut Asker, handle: &nvml::Device, plan: &Plan, values: &Valu
     usage.energy_millijoules = values.of_device(fields::ENERGY);
     usage.pcie_replays = values.of_device(fields::PCIE_REPLAYS);
     usage.nvlink_bytes = link_bytes(plan, values);
+    usage.vgpu_licensed = match plan.licensable {
+        Some(true) => asker.ask(|| handle.vgpu_licensed()).flatten(),
+        known => known,
+    };
 }
 
 /// What an instance has for itself, and a GPU too.

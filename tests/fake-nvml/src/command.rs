@@ -275,6 +275,15 @@ fn one(gpu: &mut Gpu, command: &str, words: &mut Words<'_>, now: f64) -> Result<
             words.end(&[])?;
             gpu.pcie_replays = gpu.pcie_replays.wrapping_add(more);
         }
+        "license" => {
+            let licensed = match words.word()? {
+                "on" => true,
+                "off" => false,
+                other => return words.unknown(other),
+            };
+            words.end(&[])?;
+            gpu.license = Some(licensed);
+        }
         "lost" | "found" => {
             words.end(&[])?;
             gpu.lost = command == "lost";

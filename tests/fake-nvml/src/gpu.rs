@@ -46,6 +46,8 @@ pub struct Gpu {
     /// `NVML_GPU_RECOVERY_ACTION_…`.
     pub recovery: u32,
     pub pcie_replays: u32,
+    /// Whether a virtual GPU has its licence; None: it is not virtual.
+    pub license: Option<bool>,
     /// None: not divided.
     pub mig: Option<Vec<GpuInstance>>,
 }
@@ -188,6 +190,7 @@ impl Gpu {
             throttle_since: 0.0,
             recovery: 0,
             pcie_replays: 0,
+            license: None,
             mig: None,
         }
     }

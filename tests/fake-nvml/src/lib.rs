@@ -20,6 +20,7 @@
 //! retire G single|double N              retire G pending|none
 //! nvlink G LINK up|down                 nvlink G LINK replays|recoveries|crc|crc-data|ecc N
 //! pcie-replays G N                      mig G off|on|LAYOUT
+//! license G on|off                      (it is virtual from then on)
 //! driver absent|mismatch|present|VERSION
 //! fail G|any FUNCTION CODE [TIMES]      work FUNCTION
 //! clock +SECONDS|stop|run

@@ -299,9 +299,11 @@ nvml! {
     fn nvmlDeviceGetGridLicensableFeatures_v4(
         device: nvmlDevice_t, pGridLicensableFeatures: *mut nvmlGridLicensableFeatures_t
     ) |call| {
-        call.gpu(device)?;
+        let license = call.gpu(device)?.license;
         pGridLicensableFeatures.edit(|features| {
-            (features.isGridLicenseSupported, features.licensableFeaturesCount) = (0, 0);
+            features.isGridLicenseSupported = c_int::from(license.is_some());
+            features.licensableFeaturesCount = u32::from(license.is_some());
+            features.gridLicensableFeatures[0].featureState = u32::from(license == Some(true));
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod kubelet;
 mod plugin;
+mod site;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use clap::Parser;
 use futures::future::try_join_all;
 use kubelet::is;
 use plugin::Plugin;
+use site::Site;
 
 /// Measures the device plugin on GPUs that only a library plays; takes about three minutes.
 #[derive(Debug, Parser)]
@@ -45,10 +47,10 @@ async fn alone(dir: &Path, args: &Args) -> Result<Vec<Figure>> {
     eprintln!("one plugin");
     let mut starts = Vec::new();
     for number in 0..10 {
-        let plugin = Plugin::start(&dir.join(format!("start-{number}")), NODE)?;
+        let plugin = Plugin::start(&dir.join(format!("start-{number}")), NODE, None)?;
         starts.push(plugin.first_scrape(GPUS)?);
     }
-    let mut plugin = Plugin::start(&dir.join("alone"), NODE)?;
+    let mut plugin = Plugin::start(&dir.join("alone"), NODE, None)?;
     plugin.first_scrape(GPUS)?;
     plugin.kubelet.told("all GPUs", |devices| devices.len() == GPUS).await?;
     let length = Duration::from_secs(args.seconds);
@@ -94,7 +96,7 @@ async fn share(plugin: &Plugin, length: Duration, scrape: Option<Duration>) -> R
 /// The choice among 16 GPUs, as the kubelet asks for it.
 async fn preferred(dir: &Path) -> Result<Vec<Figure>> {
     eprintln!("preferred allocation");
-    let mut plugin = Plugin::start(&dir.join("sixteen"), "h100:16")?;
+    let mut plugin = Plugin::start(&dir.join("sixteen"), "h100:16", None)?;
     plugin.kubelet.told("16 GPUs", |devices| devices.len() == 16).await?;
     let mut figures = Vec::new();
     for size in [2, 4, 8] {
@@ -117,9 +119,10 @@ async fn preferred(dir: &Path) -> Result<Vec<Figure>> {
 async fn beside(dir: &Path, args: &Args) -> Result<Vec<Figure>> {
     let count = args.plugins;
     eprintln!("{count} plugins beside each other");
-    let mut plugins = (0..count)
-        .map(|number| Plugin::start(&dir.join(format!("node-{number}")), NODE))
-        .collect::<Result<Vec<Plugin>>>()?;
+    let names: Vec<String> = (0..count).map(|number| format!("node-{number}")).collect();
+    let site = Site::start(names.iter().cloned()).await?;
+    let start = |name: &String| Plugin::start(&dir.join(name), NODE, Some((&site, name)));
+    let mut plugins = names.iter().map(start).collect::<Result<Vec<Plugin>>>()?;
     for plugin in &mut plugins {
         plugin.kubelet.told("all GPUs", |devices| devices.len() == GPUS).await?;
     }
@@ -132,26 +135,33 @@ async fn beside(dir: &Path, args: &Args) -> Result<Vec<Figure>> {
     let memory = plugins.iter().map(|plugin| Ok(plugin.memory()?.0)).collect::<Result<Vec<f64>>>()?;
 
     // A GPU has one fault only: after some it is held back, and the next one is no news.
-    let mut events = Vec::new();
-    let mut sampled = Vec::new();
-    let mut back = Vec::new();
+    let mut legs = Legs::default();
     for slot in 0..GPUS {
-        let told = plugins.iter_mut().zip(&ids).map(async |(plugin, ids)| -> Result<(Duration, Option<Duration>)> {
+        let told = plugins.iter_mut().zip(&names).zip(&ids).map(async |((plugin, name), ids)| -> Result<Told> {
             let id = &ids[slot];
             let fault =
                 if slot < 4 { format!("xid {slot} 79\nrecovery {slot} reset") } else { format!("remap {slot} failed") };
             let happened = plugin.happens(&fault)?;
-            let sick = plugin.kubelet.told(&fault, |devices| is(devices, id, false)).await?;
-            if slot >= 4 {
-                return Ok((sick - happened, None));
+            let (sick, shown) = tokio::try_join!(
+                plugin.kubelet.told(&fault, |devices| is(devices, id, false)),
+                site.shows(name, id, true)
+            )?;
+            let mut told = Told { sick: sick - happened, shown: shown - happened, well: None };
+            if slot < 4 {
+                let mended = plugin.happens(&format!("reset {slot}"))?;
+                told.well = Some(plugin.kubelet.told("recovery", |devices| is(devices, id, true)).await? - mended);
             }
-            let mended = plugin.happens(&format!("reset {slot}"))?;
-            let well = plugin.kubelet.told("recovery", |devices| is(devices, id, true)).await?;
-            Ok((sick - happened, Some(well - mended)))
+            Ok(told)
         });
-        for (sick, well) in try_join_all(told).await? {
-            if slot < 4 { &mut events } else { &mut sampled }.push(sick);
-            back.extend(well);
+        for told in try_join_all(told).await? {
+            let (kubelet, object) = if slot < 4 {
+                (&mut legs.event, &mut legs.event_shown)
+            } else {
+                (&mut legs.sampled, &mut legs.sampled_shown)
+            };
+            kubelet.push(told.sick);
+            object.push(told.shown);
+            legs.back.extend(told.well);
         }
     }
     let conditions = format!("{count} plugins of 8 H100 each with recorded latencies, all at the same time");
@@ -162,10 +172,35 @@ async fn beside(dir: &Path, args: &Args) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::number("processor of all plugins", processor, "% of a core", "", &conditions),
         Figure::number("resident memory of the largest plugin", largest, "MiB", "<= 25", &conditions),
-        seconds("event to kubelet, p99", &events, 99, "<= 1", "XIDs, from writing the fault to the kubelet's new list"),
-        seconds("sampled fault to kubelet, worst", &sampled, 100, "<= 2", "failed row remappings, the same way"),
-        seconds("recovery to kubelet, worst", &back, 100, "<= 10", "resets after the XIDs, the same way"),
+        seconds(
+            "event to kubelet, p99",
+            &legs.event,
+            99,
+            "<= 1",
+            "XIDs, from writing the fault to the kubelet's new list",
+        ),
+        seconds("event to GPUNode, p99", &legs.event_shown, 99, "<= 1", "XIDs, to the watch of the GPUNode"),
+        seconds("sampled fault to kubelet, worst", &legs.sampled, 100, "<= 2", "failed row remappings"),
+        seconds("sampled fault to GPUNode, worst", &legs.sampled_shown, 100, "<= 2", "failed row remappings"),
+        seconds("recovery to kubelet, worst", &legs.back, 100, "<= 10", "resets after the XIDs"),
     ])
+}
+
+/// How long one fault took to be told.
+struct Told {
+    sick: Duration,
+    shown: Duration,
+    well: Option<Duration>,
+}
+
+/// Times of all faults, by where they were told.
+#[derive(Default)]
+struct Legs {
+    event: Vec<Duration>,
+    event_shown: Vec<Duration>,
+    sampled: Vec<Duration>,
+    sampled_shown: Vec<Duration>,
+    back: Vec<Duration>,
 }
 
 /// UUIDs of the GPUs of a node, by the driver's number.

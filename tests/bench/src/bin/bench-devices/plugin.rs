@@ -11,6 +11,7 @@ use atoll_testkit::ports::Port;
 use atoll_testkit::{ManagedProcess, ProcessSpec, binaries};
 
 use crate::kubelet::Kubelet;
+use crate::site::Site;
 
 /// A kubeconfig of an API server that is not there: the plugin keeps trying.
 const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: none\n\
@@ -29,19 +30,26 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Starts one on a node with these GPUs, in a folder of its own.
-    pub fn start(dir: &Path, gpus: &str) -> Result<Self> {
+    /// Starts one on a node with these GPUs, in a folder of its own; without a Site and a name of the node there, nobody
+    /// takes its `GPUNode`.
+    pub fn start(dir: &Path, gpus: &str, on: Option<(&Site, &str)>) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let kubelet = Kubelet::start(dir)?;
-        let (control, kubeconfig) = (dir.join("control"), dir.join("kubeconfig"));
+        let control = dir.join("control");
         fs::write(&control, format!("node {gpus}\n"))?;
-        fs::write(&kubeconfig, KUBECONFIG)?;
+        let (kubeconfig, name) = if let Some((site, name)) = on {
+            (site.kubeconfig(), name)
+        } else {
+            let file = dir.join("kubeconfig");
+            fs::write(&file, KUBECONFIG)?;
+            (file, "bench")
+        };
         let port = Port::lease()?;
         let program = binaries::path("atoll-device-plugin")?;
         let spec = ProcessSpec::new("atoll-device-plugin", program, dir.join("log"))
             .args([
                 format!("--kubeconfig={}", kubeconfig.display()),
-                "--node-name=bench".to_owned(),
+                format!("--node-name={name}"),
                 format!("--http-address=127.0.0.1:{}", port.number()),
                 format!("--nvml={}", atoll_testkit::fake_nvml()?.display()),
                 "--without-host-files".to_owned(),
