@@ -11,7 +11,7 @@ set -euo pipefail
 
 readonly KUBERNETES=1.37.2 KWOK=0.8.0 CONTAINERD=2.4.2
 # Debian packages of the real node: package and a file that proves it is there.
-readonly DEBS="runc:/usr/sbin/runc containernetworking-plugins:/usr/lib/cni/bridge iproute2:/sbin/ip"
+readonly DEBS="runc:/usr/sbin/runc containernetworking-plugins:/usr/lib/cni/bridge iproute2:/sbin/ip iptables:/usr/sbin/iptables"
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 src=$root/tests/controlplane
