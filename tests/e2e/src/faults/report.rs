@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -17,6 +18,8 @@ use super::{Times, boot_now};
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
+    #[serde(skip)]
+    began: Duration,
     /// Seed of the choices.
     pub seed: u64,
     /// Stop, kill and fence seconds.
@@ -27,8 +30,6 @@ pub struct Report {
     pub ended_early: Option<String>,
     /// How long the run took, in seconds.
     pub seconds: f64,
-    /// The machine's load average of a minute when the run ended.
-    pub load: f64,
     /// How often all nodes were looked at.
     pub looks: u64,
     /// The longest time between two looks, in milliseconds: what began and ended in it is known from logs alone.
@@ -60,23 +61,21 @@ impl Report {
     #[must_use]
     pub fn new(seed: u64, times: &Times, asked: usize) -> Self {
         Self {
+            began: boot_now(),
             seed,
             times: [times.stop, times.kill, times.fence],
             asked,
             ended_early: None,
-            seconds: -boot_now().as_secs_f64(),
-            load: 0.0,
+            seconds: 0.0,
             looks: 0,
             largest_gap_milliseconds: 0,
             trials: Vec::new(),
         }
     }
 
-    /// The run is over.
-    pub fn finish(&mut self, witness: Summary) {
-        self.seconds += boot_now().as_secs_f64();
-        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        self.load = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+    /// So far it was looked so well.
+    pub fn note(&mut self, witness: Summary) {
+        self.seconds = boot_now().saturating_sub(self.began).as_secs_f64();
         self.looks = witness.looks;
         self.largest_gap_milliseconds = u64::try_from(witness.largest_gap.as_millis()).unwrap_or(u64::MAX);
     }
@@ -85,6 +84,12 @@ impl Report {
     #[must_use]
     pub fn count(&self, verdict: &Verdict) -> usize {
         self.trials.iter().filter(|trial| &trial.verdict == verdict).count()
+    }
+
+    /// The highest load average of the machine that a trial saw.
+    #[must_use]
+    pub fn load(&self) -> f64 {
+        self.trials.iter().map(|trial| trial.load).fold(0.0, f64::max)
     }
 
     /// Whether every trial that was asked for was done, and all was as promised.
@@ -158,6 +163,7 @@ mod tests {
             verdict,
             detail: String::new(),
             replaced_after_milliseconds: Some(12_300),
+            load: 1.0,
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Trial {
     pub detail: String,
     /// How long after its Site's last lease the last lost member ran elsewhere.
     pub replaced_after_milliseconds: Option<u64>,
+    /// The machine's load average of a minute after it: lateness may be the machine's.
+    pub load: f64,
 }
 
 /// What is remembered between rounds.
@@ -110,6 +112,7 @@ impl Rounds {
                     verdict,
                     detail,
                     replaced_after_milliseconds: replaced.map(milliseconds),
+                    load: load_average(),
                 });
             }
         }
@@ -122,10 +125,17 @@ impl Rounds {
                 verdict: Verdict::Double,
                 detail: double.say(),
                 replaced_after_milliseconds: None,
+                load: load_average(),
             });
         }
         Ok((trials, settled.is_ok()))
     }
+}
+
+/// The machine's load average of a minute.
+fn load_average() -> f64 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default()
 }
 
 /// How long everything may take to run again.

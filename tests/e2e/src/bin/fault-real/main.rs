@@ -83,7 +83,7 @@ async fn run(args: Args) -> Result<bool> {
     println!("\n{}", report.table());
     println!(
         "\n{} trials of {} in {:.0} s, {} as promised, {} with two incarnations at once, {} late; nodes looked at {} times, \
-         {} ms apart at most, load {:.1}; {}",
+         {} ms apart at most, load up to {:.1}; {}",
         report.trials.len(),
         report.asked,
         report.seconds,
@@ -92,7 +92,7 @@ async fn run(args: Args) -> Result<bool> {
         report.count(&Verdict::Late),
         report.looks,
         report.largest_gap_milliseconds,
-        report.load,
+        report.load(),
         args.output.display(),
     );
     Ok(done.is_ok() && report.passed())
@@ -102,9 +102,7 @@ async fn trials(args: &Args, times: Times, seed: u64, report: &mut Report) -> Re
     let mut rng = StdRng::seed_from_u64(seed);
     println!("Starting a hub and {} Sites with real nodes …", args.sites);
     let world = World::start(args.sites.into(), times, !args.without_watchdog).await?;
-    let done = rounds(args, &world, &mut rng, report).await;
-    report.finish(world.witness.summary());
-    done
+    rounds(args, &world, &mut rng, report).await
 }
 
 async fn rounds(args: &Args, world: &World, rng: &mut StdRng, report: &mut Report) -> Result<()> {
@@ -131,6 +129,7 @@ async fn rounds(args: &Args, world: &World, rng: &mut StdRng, report: &mut Repor
         let expect = fault.expect(&world.times);
         println!("      {}, promised: {expect:?} …", fault.name());
         let (trials, settled) = rounds.round(world, fault, target).await?;
+        report.note(world.witness.summary());
         for trial in trials {
             report.trials.push(trial);
             if let Some(trial) = report.trials.last() {
