@@ -109,6 +109,8 @@ impl Drop for Wire {
 pub struct Machine {
     anchor: ManagedProcess,
     address: IpAddr,
+    /// This machine's end of its cable.
+    outside: String,
     _wire: Arc<Wire>,
 }
 
@@ -138,8 +140,11 @@ impl Machine {
             }
         })
         .await??;
-        let machine = Self { anchor, address, _wire: Arc::clone(wire) };
-        let (outside, pid) = (format!("aw{}h{number}", wire.number), machine.anchor.pid().to_string());
+        let outside = format!("aw{}h{number}", wire.number);
+        let machine = Self { anchor, address, outside, _wire: Arc::clone(wire) };
+        let (outside, pid) = (machine.outside.clone(), machine.anchor.pid().to_string());
+        // The kernel takes its time to remove what was the last owner's.
+        machine.unplug();
         run(None, "ip", &["link", "add", &outside, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
         run(None, "ip", &["link", "set", &outside, "master", &wire.bridge(), "up"])?;
         for args in [
@@ -150,6 +155,12 @@ impl Machine {
             machine.run("ip", args)?;
         }
         Ok(machine)
+    }
+
+    fn unplug(&self) {
+        if Path::new("/sys/class/net").join(&self.outside).exists() {
+            let _ = run(None, "ip", &["link", "delete", &self.outside]);
+        }
     }
 
     /// Its address on the wire.
@@ -186,6 +197,12 @@ impl Machine {
     /// The words that come before a command line so that it runs on this host.
     pub(crate) fn enter(&self) -> [String; 4] {
         ["--target".to_owned(), self.anchor.pid().to_string(), "--net".to_owned(), "--".to_owned()]
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.unplug();
     }
 }
 
