@@ -117,7 +117,7 @@ impl World {
         let witness = Witness::start(names.zip(nodes.iter().map(|node| &node.node)))?;
         let left_dead = Mutex::default();
         let mut world = Self { witness, nodes, network, times, standing: Vec::new(), site_names, left_dead };
-        for (standing, cluster) in standing(times) {
+        for (standing, cluster) in standing(times, sites) {
             clusters::create(&world.network.client(), NAMESPACE, &cluster).await?;
             world.standing.push(standing);
         }
@@ -260,8 +260,8 @@ async fn start_site(wire: &Arc<Wire>, name: &str, supplier: &str, watchdogs: boo
     Ok((prepared, Node { watchdog: None, _plugin: plugin, node, machine }))
 }
 
-/// What runs all the time. Two Sites can hold all of it, so that any one may be lost.
-fn standing(times: Times) -> Vec<(Standing, Value)> {
+/// What runs all the time on so many Sites. All but one can hold it, so that any one may be lost.
+fn standing(times: Times, sites: usize) -> Vec<(Standing, Value)> {
     let cluster = |name: &str, count: u32, gpus: u32, change: Value| {
         let gang = change["type"] == "Torch";
         let cluster = with_spec(pods(name, count, gpus, MODEL), &base(times));
@@ -269,14 +269,17 @@ fn standing(times: Times) -> Vec<(Standing, Value)> {
     };
     let stubborn = json!({"template": {"spec": {"containers": [container(&["--stubborn"])]}}});
     let gang = json!({"type": "Torch", "checkpoint": {"store": "s3://checkpoints/gang"}});
-    vec![
-        // Two members do not fit on one node: each Site lost leaves a survivor.
-        cluster("wide", 2, 9, json!({})),
+    let mut standing = vec![
         cluster("gang", 2, 1, gang),
         cluster("pair", 2, 1, json!({})),
         cluster("solo", 1, 1, json!({})),
         cluster("stubborn", 1, 1, stubborn),
-    ]
+    ];
+    if sites > 2 {
+        // Two members do not fit on one node: each Site lost leaves a survivor.
+        standing.push(cluster("wide", 2, 9, json!({})));
+    }
+    standing
 }
 
 fn container(args: &[&str]) -> Value {
