@@ -45,6 +45,7 @@ struct Row {
     counts: BTreeMap<&'static str, usize>,
     trials: usize,
     slowest: Option<u64>,
+    decided: Option<u64>,
 }
 
 const VERDICTS: [(&str, Verdict); 6] = [
@@ -107,6 +108,7 @@ impl Report {
             trial.expected.clone_into(&mut row.expected);
             row.trials += 1;
             row.slowest = row.slowest.max(trial.replaced_after_milliseconds);
+            row.decided = row.decided.max(trial.decided_after_milliseconds);
             if let Some((name, _)) = VERDICTS.iter().find(|(_, verdict)| verdict == &trial.verdict) {
                 *row.counts.entry(name).or_default() += 1;
             }
@@ -114,13 +116,14 @@ impl Report {
         let mut table = Builder::default();
         let names = VERDICTS.iter().map(|(name, _)| (*name).to_owned());
         let head = ["fault", "promised", "trials"].map(str::to_owned).into_iter().chain(names);
-        table.push_record(head.chain(["slowest replacement".to_owned()]));
+        table.push_record(head.chain(["slowest decision", "slowest replacement"].map(str::to_owned)));
         for (fault, row) in rows {
             let counts =
                 VERDICTS.iter().map(|(name, _)| row.counts.get(name).map_or_else(String::new, ToString::to_string));
-            let slowest = row.slowest.map_or_else(String::new, |ms| format!("{:.1} s", seconds(ms)));
+            let slowest = [row.decided, row.slowest]
+                .map(|time| time.map_or_else(String::new, |ms| format!("{:.1} s", seconds(ms))));
             let cells = [fault.to_owned(), row.expected.clone(), row.trials.to_string()];
-            table.push_record(cells.into_iter().chain(counts).chain([slowest]));
+            table.push_record(cells.into_iter().chain(counts).chain(slowest));
         }
         table.build().with(Style::sharp()).to_string()
     }
@@ -140,9 +143,11 @@ impl Report {
 pub fn line(number: usize, trial: &Trial) -> String {
     let after = trial.replaced_after_milliseconds;
     let after = after.map_or_else(String::new, |ms| format!(", elsewhere {:.1} s after the last lease", seconds(ms)));
+    let decided = trial.decided_after_milliseconds;
+    let decided = decided.map_or_else(String::new, |ms| format!(", decided at {:.1} s", seconds(ms)));
     let detail = if trial.detail.is_empty() { String::new() } else { format!(": {}", trial.detail) };
     let Trial { fault, target, cluster, verdict, .. } = trial;
-    format!("{number:4}  {fault}, {target}, Cluster {cluster}: {verdict:?}{after}{detail}")
+    format!("{number:4}  {fault}, {target}, Cluster {cluster}: {verdict:?}{after}{decided}{detail}")
 }
 
 #[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
@@ -163,6 +168,7 @@ mod tests {
             verdict,
             detail: String::new(),
             replaced_after_milliseconds: Some(12_300),
+            decided_after_milliseconds: Some(12_000),
             load: 1.0,
         }
     }
@@ -179,7 +185,7 @@ mod tests {
         assert!(report.table().contains("12.3 s"), "{}", report.table());
         assert_eq!(
             line(7, &trial(Verdict::Held)).trim_start(),
-            "7  cut, alpha, Cluster wide: Held, elsewhere 12.3 s after the last lease"
+            "7  cut, alpha, Cluster wide: Held, elsewhere 12.3 s after the last lease, decided at 12.0 s"
         );
     }
 }

@@ -36,6 +36,8 @@ pub struct Trial {
     pub detail: String,
     /// How long after its Site's last lease the last lost member ran elsewhere.
     pub replaced_after_milliseconds: Option<u64>,
+    /// How long after it the operator decided so: the rest is what containers take to start.
+    pub decided_after_milliseconds: Option<u64>,
     /// The machine's load average of a minute after it: lateness may be the machine's.
     pub load: f64,
 }
@@ -72,6 +74,7 @@ impl Rounds {
             (Expect::Moved, Some(_)) => world.last_grant(target).await?.map_or(began, |grant| grant.min(began)),
             _ => began,
         };
+        let decided = if expect == Expect::Moved { world.decided().await? } else { BTreeMap::new() };
         drop(loading);
         world.mend().await?;
         unload(world).await;
@@ -112,6 +115,9 @@ impl Rounds {
                     verdict,
                     detail,
                     replaced_after_milliseconds: replaced.map(milliseconds),
+                    decided_after_milliseconds: replaced
+                        .and_then(|_| decided.get(&standing.name)?.checked_sub(lease))
+                        .map(milliseconds),
                     load: load_average(),
                 });
             }
@@ -125,6 +131,7 @@ impl Rounds {
                 verdict: Verdict::Double,
                 detail: double.say(),
                 replaced_after_milliseconds: None,
+                decided_after_milliseconds: None,
                 load: load_average(),
             });
         }

@@ -233,9 +233,23 @@ impl World {
         let Some(name) = self.site_names.get(site) else { bail!("there is no Site {site}") };
         let site = Api::<atoll_api::Site>::all(self.network.client()).get(name).await.context("read a Site")?;
         let grant = site.status.and_then(|status| status.session).and_then(|session| session.last_grant);
-        let age = grant.map(|grant| jiff::Timestamp::now().duration_since(grant.0));
-        Ok(age.and_then(|age| boot_now().checked_sub(Duration::try_from(age).ok()?)))
+        Ok(grant.and_then(|grant| on_boot_clock(grant.0)))
     }
+
+    /// When the placement of each standing Cluster was committed, as the operator wrote it, by the boot-time clock.
+    pub async fn decided(&self) -> Result<BTreeMap<String, Duration>> {
+        let all = clusters::api(&self.network.client(), NAMESPACE).list(&ListParams::default()).await?;
+        let decided = all.iter().filter_map(|cluster| {
+            let committed = cluster.status.as_ref()?.placement.as_ref()?.committed_at.as_ref()?;
+            Some((cluster.name_any(), on_boot_clock(committed.0)?))
+        });
+        Ok(decided.collect())
+    }
+}
+
+/// A past moment of this machine's wall clock, by its boot-time clock.
+fn on_boot_clock(moment: jiff::Timestamp) -> Option<Duration> {
+    boot_now().checked_sub(Duration::try_from(jiff::Timestamp::now().duration_since(moment)).ok()?)
 }
 
 async fn start_site(wire: &Arc<Wire>, name: &str, supplier: &str, watchdogs: bool) -> Result<(Prepared, Node)> {
