@@ -152,8 +152,12 @@ impl<R: MemberRuntime> Manager<R> {
                 }
                 () = receive(&mut self.watchdogs, &mut asks) => {
                     let granted = *self.granted.borrow();
+                    let mut news = false;
                     for ask in asks.drain(..) {
-                        answer(ask, &mut state, (granted > start).then_some(granted), (self.clock)());
+                        news |= answer(ask, &mut state, (granted > start).then_some(granted), (self.clock)());
+                    }
+                    if !news {
+                        continue;
                     }
                 }
                 () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
@@ -232,9 +236,9 @@ async fn receive(watchdogs: &mut Option<mpsc::Receiver<Ask>>, asks: &mut Vec<Ask
     }
 }
 
-/// Answers a watchdog: how old the lease is, and what is to be killed there.
-fn answer(ask: Ask, state: &mut State, granted: Option<Duration>, now: Duration) {
-    state.ask(&ask.node, &ask.boot_id, ask.running, now);
+/// Answers a watchdog: how old the lease is, and what is to be killed there. True: something may follow from what it said.
+fn answer(ask: Ask, state: &mut State, granted: Option<Duration>, now: Duration) -> bool {
+    let news = state.ask(&ask.node, &ask.boot_id, ask.running, now);
     if granted.is_some() {
         state.answer(&ask.node, now);
     }
@@ -245,6 +249,7 @@ fn answer(ask: Ask, state: &mut State, granted: Option<Duration>, now: Duration)
     }
     // A watchdog that does not wait asks again.
     let _ = ask.answer.send(Answer { age, kill });
+    news
 }
 
 fn finish(

@@ -47,6 +47,7 @@ fn every_metric_is_listed_and_no_other() {
         "operator/src/metrics.rs",
         "operator/src/gateway/metrics.rs",
         "agent/src/metrics.rs",
+        "agent/src/watchdog/metrics.rs",
         "scheduler/src/metrics.rs",
         "device-plugin/src/metrics/own.rs",
     ];

@@ -128,9 +128,9 @@ impl InventoryBook {
             if news {
                 let lost = inner.facts.lost();
                 self.lost.send_if_modified(|told| {
-                    let changed = **told != lost;
+                    let changed = **told != *lost;
                     if changed {
-                        *told = Arc::new(lost);
+                        *told = Arc::new(lost.clone());
                     }
                     changed
                 });

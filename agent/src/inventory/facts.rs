@@ -155,6 +155,8 @@ pub(super) struct Facts {
     /// Nodes with a watchdog.
     watched: BTreeSet<String>,
     nodes: BTreeMap<String, v1::Node>,
+    /// Of these, those that are not Ready.
+    lost: BTreeSet<String>,
 }
 
 impl Facts {
@@ -214,6 +216,11 @@ impl Facts {
                 describe(&name, machine, self.devices.get(&name), used, self.watched.contains(&name))
             });
             if self.nodes.get(&name) != now.as_ref() {
+                if now.as_ref().is_some_and(|now| !now.ready) {
+                    self.lost.insert(name.clone());
+                } else {
+                    self.lost.remove(&name);
+                }
                 match now {
                     Some(now) => drop(self.nodes.insert(name.clone(), now)),
                     None => drop(self.nodes.remove(&name)),
@@ -229,8 +236,8 @@ impl Facts {
     }
 
     /// Nodes with GPUs that are not Ready.
-    pub(super) fn lost(&self) -> BTreeSet<String> {
-        self.nodes.values().filter(|node| !node.ready).map(|node| node.name.clone()).collect()
+    pub(super) fn lost(&self) -> &BTreeSet<String> {
+        &self.lost
     }
 
     /// Members on GPUs that are Unhealthy.

@@ -3,9 +3,11 @@ use std::sync::{Arc, Mutex};
 
 use atoll_api::conditions::member_reason;
 use atoll_api::gang::{GangNode, GangPhase, GangStatus};
+use atoll_api::names;
 use atoll_core::lease::Times;
 use atoll_core::member::{Action, Member, Mode, Phase, Verdict, Wanted};
 use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::{KubernetesRuntime, objects, views};
@@ -30,6 +32,9 @@ fn a_gang_tells_all_that_a_new_agent_must_know() {
     assert_eq!((gang.members, gang.stopped_incarnation), (wanted.members, 2));
     assert_eq!((gang.verdict, gang.stopping), (Verdict::Pending, false));
     assert_eq!(object.spec.shapes.len(), 1);
+    let autonomous = objects::gang(&slice_id(), &SliceSpec { times: Times::Never, ..slice }, 0).unwrap();
+    assert_eq!(autonomous.annotations()[names::ANNOTATION_FENCE], "none");
+    assert_eq!(views::gang(&autonomous).unwrap().2.times, Times::Never);
 }
 
 #[test]
@@ -106,6 +111,16 @@ fn pods_are_as_far_as_their_status_says() {
     ];
     for (pod, phase) in cases {
         assert_eq!(view(pod.clone()).phase, phase, "{pod}");
+    }
+    // Whoever cleans up after a node knows nothing of its containers.
+    let collected = json!([{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}]);
+    let running = json!([{"name": "main", "image": "x", "imageID": "", "ready": true, "restartCount": 0,
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]);
+    for status in [
+        json!({"phase": "Failed", "conditions": collected}),
+        json!({"phase": "Succeeded", "containerStatuses": running}),
+    ] {
+        assert_eq!(view(json!({"spec": on, "status": status})).phase, Phase::Starting, "{status}");
     }
     let killed = view(json!({"metadata": deleted, "spec": on, "status": {"phase": "Running", "conditions": ready}}));
     assert!(killed.stopping && killed.killed && killed.phase == Phase::Ready);
@@ -184,6 +199,11 @@ async fn a_killed_pod_stays_until_it_has_stopped() {
     let kill = Action::DeletePod { member, kill: true };
     let outcome = runtime.apply(slice_id(), Some(Arc::new(slice().1)), 0, vec![kill]).await;
     assert_eq!(outcome.deleted, [(member, true)], "{outcome:?}");
-    let asked = asked.lock().unwrap();
-    assert!(asked[0].starts_with("DELETE ") && asked[0].contains(r#""gracePeriodSeconds":1"#), "{asked:?}");
+    let first = asked.lock().unwrap()[0].clone();
+    assert!(first.starts_with("DELETE ") && first.contains(r#""gracePeriodSeconds":1"#), "{first}");
+    let (runtime, asked) = site(200);
+    let outcome = runtime.apply(slice_id(), Some(Arc::new(slice().1)), 0, vec![Action::RemovePod(member)]).await;
+    assert_eq!(outcome.deleted, [(member, true)], "{outcome:?}");
+    let first = asked.lock().unwrap()[0].clone();
+    assert!(first.contains(r#""gracePeriodSeconds":0"#), "one of which nothing runs does not: {first}");
 }

@@ -173,11 +173,16 @@ impl State {
                 };
                 started.retain(concerns);
                 ended.retain(|member, _| concerns(member));
+                let attempts = entry.attempted.len();
                 entry.attempted.retain(|member| wanted.members.iter().any(|placed| placed.member == *member));
+                let given_up = attempts > entry.attempted.len();
                 entry.slice.wish = Wish::Wanted(wanted);
                 entry.spec = Some(Arc::new(spec));
                 entry.digest = digest::spec(&spec_json).to_vec();
                 entry.waiting = false;
+                if given_up {
+                    self.adopt_all();
+                }
                 self.dirty.insert(id);
             }
         }
@@ -190,6 +195,9 @@ impl State {
         // The hub is to send it again should it list it again.
         entry.digest.clear();
         entry.waiting = false;
+        if !std::mem::take(&mut entry.attempted).is_empty() {
+            self.adopt_all();
+        }
         self.dirty.insert(id);
     }
 

@@ -93,6 +93,8 @@ fn a_pod_is_named_labelled_and_reachable_by_its_name() {
     ] {
         assert_eq!(labels.get(label).map(String::as_str), Some(value), "{label}");
     }
+    let fence = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(names::ANNOTATION_FENCE));
+    assert_eq!(fence.map(String::as_str), Some("60/90"), "what its node's watchdog reads");
     let spec = pod.spec.as_ref().unwrap();
     assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("train-1-4"), Some("train")));
     assert_eq!(spec.enable_service_links, Some(false));

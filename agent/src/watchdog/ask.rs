@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atoll_core::watchdog::{Answer, Clocks, Pod};
+use atoll_wire::limits::MAX_WATCHDOG_MESSAGE_BYTES;
 use atoll_wire::mac::{MIN_KEY_BYTES, Sealed as _};
 use atoll_wire::watchdog::leases_client::LeasesClient;
 use atoll_wire::watchdog::{AskRequest, RunningMember};
@@ -102,7 +103,7 @@ impl Asker {
         let key = self.key()?;
         if self.client.is_none() {
             let channel = self.endpoint.connect().await.map_err(AskError::Connect)?;
-            self.client = Some(LeasesClient::new(channel));
+            self.client = Some(LeasesClient::new(channel).max_decoding_message_size(MAX_WATCHDOG_MESSAGE_BYTES));
         }
         let Some(client) = self.client.as_mut() else { return Err(AskError::Silent) };
         let nonce = rand::random::<[u8; 16]>().to_vec();

@@ -43,28 +43,28 @@ pub enum CgroupError {
 pub fn kill(root: &Path, uid: &str) -> Result<(), CgroupError> {
     // The systemd driver has dashes mean levels.
     let names = [format!("pod{uid}"), format!("pod{}", uid.replace('-', "_"))];
-    let mut cgroups = Vec::new();
-    find(root, &names, &mut cgroups);
-    if cgroups.is_empty() {
-        return Err(CgroupError::Absent(root.to_owned()));
-    }
-    cgroups.iter().try_for_each(|cgroup| kill_all(cgroup))
+    if kill_below(root, &names)? { Ok(()) } else { Err(CgroupError::Absent(root.to_owned())) }
 }
 
-/// Folders below `dir` whose name has one of `names` in it. With version 1 there is one in each hierarchy.
-fn find(dir: &Path, names: &[String], found: &mut Vec<PathBuf>) {
+/// Kills what is in the folders below `dir` whose name ends with one of `names`, as they are found: with version 1 there is
+/// one in each hierarchy, and each of them holds all. Gives whether there was any.
+fn kill_below(dir: &Path, names: &[String]) -> Result<bool, CgroupError> {
+    let mut found = false;
     // What vanishes meanwhile is no pod that runs.
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
         let name = entry.file_name();
-        if names.iter().any(|wanted| name.to_string_lossy().contains(wanted.as_str())) {
-            found.push(entry.path());
+        let name = name.to_string_lossy();
+        if names.iter().any(|wanted| name.trim_end_matches(".slice").ends_with(wanted.as_str())) {
+            kill_all(&entry.path())?;
+            found = true;
         } else {
-            find(&entry.path(), names, found);
+            found |= kill_below(&entry.path(), names)?;
         }
     }
+    Ok(found)
 }
 
 fn kill_all(cgroup: &Path) -> Result<(), CgroupError> {

@@ -126,9 +126,11 @@ fn judge(world: &mut World) {
         let Some(GangName::Label { min, .. }) = pods[0].gang else { continue };
         let min = usize::try_from(min).unwrap();
         let (waiting, bound): (Vec<&PodFacts>, Vec<_>) = pods.into_iter().partition(|pod| pod.node.is_none());
-        let first_start = bound.iter().filter_map(|pod| pod.started).min();
+        // Of the first pod that was bound, also if it is gone: who came later may take the place of one that ended, and a
+        // process that has seen both cannot know that the gang was never whole.
+        let begun = world.begun.get(&key(name));
         let whole = world.whole.contains(&key(name));
-        let left_behind = !whole && waiting.iter().any(|pod| first_start.is_some_and(|start| pod.created < start));
+        let left_behind = !whole && waiting.iter().any(|pod| begun.is_some_and(|begun| pod.created < *begun));
         assert!(bound.is_empty() || bound.len() >= min || !left_behind, "{name} is half-bound");
         let wanted = if bound.is_empty() { min } else { 1 };
         if waiting.len() >= wanted {

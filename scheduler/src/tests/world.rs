@@ -89,6 +89,8 @@ pub(super) struct World {
     pub(super) kubelets: bool,
     /// Gangs of labels that were whole since one of their pods was bound.
     pub(super) whole: BTreeSet<ObjectKey>,
+    /// When the first of the pods of a gang of labels was bound, since none was.
+    pub(super) begun: BTreeMap<ObjectKey, Duration>,
     uids: u64,
 }
 
@@ -111,6 +113,7 @@ impl World {
             ending: Vec::new(),
             kubelets: true,
             whole: BTreeSet::new(),
+            begun: BTreeMap::new(),
             uids: 0,
         };
         world.restart();
@@ -258,6 +261,7 @@ impl World {
             self.inbox.push_back(Event::PodGone(key(name)));
             if let Some(gang) = pod.gang.filter(|gang| self.bound_of(gang.name()) == 0) {
                 self.whole.remove(&key(gang.name()));
+                self.begun.remove(&key(gang.name()));
             }
         }
     }
@@ -380,10 +384,11 @@ impl World {
         pod.nominated = None;
         pod.started = Some(self.now);
         self.set_pod(pod.clone());
-        if let Some(GangName::Label { name, min, .. }) = &pod.gang
-            && self.bound_of(name) >= usize::try_from(*min).unwrap()
-        {
-            self.whole.insert(key(name));
+        if let Some(GangName::Label { name, min, .. }) = &pod.gang {
+            self.begun.entry(key(name)).or_insert(self.now);
+            if self.bound_of(name) >= usize::try_from(*min).unwrap() {
+                self.whole.insert(key(name));
+            }
         }
         true
     }

@@ -19,6 +19,8 @@ pub(super) struct Watchdogs {
     news: bool,
     /// When to look next whether one has fallen silent.
     look: Duration,
+    /// Something is held up until a watchdog has said more.
+    awaited: bool,
     /// Nodes whose word was not compared with the Site's pods yet.
     unread: BTreeSet<String>,
     /// What was bound to nodes before this process began was compared with the Site's pods.
@@ -45,12 +47,17 @@ impl State {
         }
     }
 
-    /// A watchdog asks, and says what runs on its node.
-    pub(in crate::manager) fn ask(&mut self, node: &str, boot_id: &str, running: Vec<Running>, now: Duration) {
-        let Some(watchdogs) = &mut self.watchdogs else { return };
+    /// A watchdog asks, and says what runs on its node. True: something may follow from it.
+    pub(in crate::manager) fn ask(&mut self, node: &str, boot_id: &str, running: Vec<Running>, now: Duration) -> bool {
+        let Some(watchdogs) = &mut self.watchdogs else { return false };
+        let same = watchdogs.nodes.running(node).eq(&running);
         watchdogs.nodes.ask(node, boot_id, running, now);
-        watchdogs.news |= watchdogs.present.insert(node.to_owned());
-        watchdogs.unread.insert(node.to_owned());
+        let new = watchdogs.present.insert(node.to_owned());
+        watchdogs.news |= new;
+        if new || !same {
+            watchdogs.unread.insert(node.to_owned());
+        }
+        new || !same || watchdogs.awaited
     }
 
     /// A watchdog is about to be answered with a lease.
@@ -72,14 +79,24 @@ impl State {
         self.lost = lost.iter().map(|node| (node.clone(), since(node))).collect();
     }
 
-    /// UIDs of pods that run on a node and that the Site's API does not show any more. None before the hub has said what it
+    /// UIDs of pods that run on a node and that the Site's API does not show any more, or cannot stop. None before the hub has said what it
     /// lists: until then nothing tells whose they are.
     pub(in crate::manager) fn to_kill(&self, node: &str) -> Vec<String> {
         if !self.is_listed() || !self.was_synced {
             return Vec::new();
         }
         let running = self.watchdogs.iter().flat_map(|watchdogs| watchdogs.nodes.running(node));
-        running.filter(|running| !self.may_have_pod(running)).map(|running| running.pod_uid.clone()).collect()
+        let is_lost = self.lost.contains_key(node);
+        running
+            .filter(|running| !self.may_have_pod(running) || (is_lost && self.is_stopping(running)))
+            .map(|running| running.pod_uid.clone())
+            .collect()
+    }
+
+    fn is_stopping(&self, running: &Running) -> bool {
+        let mut pods =
+            self.of_cluster(&running.cluster_uid).filter_map(|(_, entry)| entry.slice.pods.get(&running.member));
+        pods.any(|pod| pod.stopping)
     }
 
     /// Whether a pod of the member is there, or being made.
@@ -140,6 +157,12 @@ impl State {
         }
         self.release(now);
         self.give_up(now);
+        let awaited = !self.strays.is_empty()
+            || !self.lost.is_empty()
+            || self.slices.values().any(|entry| !entry.slice.orphans.is_empty());
+        if let Some(watchdogs) = &mut self.watchdogs {
+            watchdogs.awaited = awaited;
+        }
     }
 
     /// Who was bound before this process began and has no pod now vanished while nobody watched.

@@ -35,8 +35,8 @@ fn watched(pods: &[(SliceId, Member)], wanted: &[(&str, i64)]) -> State {
     state
 }
 
-fn says(state: &mut State, running: Vec<Running>, now: Duration) {
-    state.ask("node", "boot", running, now);
+fn says(state: &mut State, running: Vec<Running>, now: Duration) -> bool {
+    state.ask("node", "boot", running, now)
 }
 
 fn vanish(state: &mut State, cluster: &str, member: Member, now: Duration) {
@@ -212,10 +212,23 @@ fn a_pod_that_is_stopping_on_a_lost_node_goes_with_its_watchdogs_word() {
     let stopping = Pod { stopping: true, ..pod(Phase::Starting) };
     state.observe(Observation::Pod(id("a"), member(0, 1), Some(stopping)), s(1));
     state.set_lost(&["node".to_owned()].into(), s(1));
+    assert_eq!(state.to_kill("node"), ["a-1"], "its kubelet does not hear that it is to stop");
     assert_eq!(steps_at(&mut state, s(1)), []);
     says(&mut state, vec![], s(2));
     says(&mut state, vec![], s(4));
     assert_eq!(steps_at(&mut state, s(4)), [(id("a"), vec![Action::RemovePod(member(0, 1))])]);
+}
+
+#[test]
+fn a_word_is_news_when_it_differs_or_something_waits_for_it() {
+    let mut state = watched(&[(id("a"), member(0, 1))], &[("a", 1)]);
+    let same = || vec![running("a", member(0, 1))];
+    steps_at(&mut state, s(1));
+    assert!(!says(&mut state, same(), s(2)));
+    assert!(says(&mut state, vec![], s(3)) && !says(&mut state, vec![], s(4)) && says(&mut state, same(), s(5)));
+    vanish(&mut state, "a", member(0, 1), s(6));
+    steps_at(&mut state, s(6));
+    assert!(says(&mut state, same(), s(7)) && says(&mut state, same(), s(9)));
 }
 
 #[test]
