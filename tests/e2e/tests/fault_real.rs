@@ -11,7 +11,7 @@ use atoll_testkit::require;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_without_an_agent_are_killed_before_others_take_their_place() -> Result<()> {
-    require!(RealNode, Ok(()));
+    require!(Machines, Ok(()));
     let world = World::start(2, Times::TENTH, true).await?;
     let occupied = |index: &usize| {
         let name = world.site(*index).map(|(site, _)| site.options.name.clone());

@@ -10,7 +10,7 @@ use atoll_testkit::oci::ImageBuilder;
 use atoll_testkit::realnode::{RealNode, RealNodeOptions};
 use atoll_testkit::skip::Need;
 use atoll_testkit::wait::eventually;
-use atoll_testkit::{Machine, ManagedProcess, Wire, machine, tools};
+use atoll_testkit::{Machine, ManagedProcess, Wire, tools};
 use futures::future::try_join_all;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
@@ -76,9 +76,9 @@ pub struct World {
 }
 
 /// Why faults on real processes cannot be tried here, if so.
+#[must_use]
 pub fn unsupported() -> Option<String> {
-    let checks = [machine::supported(), Need::RealNode.check()];
-    checks.into_iter().find_map(Result::err).map(|error| error.to_string())
+    Need::Machines.check().err().map(|error| error.to_string())
 }
 
 impl World {
