@@ -87,6 +87,13 @@ bench-scheduler: tools ## The scheduler beside kube-scheduler and none; writes t
 fault-scheduler: tools ## Kill the scheduler 1,000 times while gangs come and go
 	ATOLL_FAULT_KILLS=1000 $(CARGO) test -p atoll-scheduler --test faults -- --nocapture
 
+# TRIALS, SEED and FULL=1 (Atoll's default times) change it; ARGS adds flags, see `target/release/fault-real --help`.
+.PHONY: fault-real
+fault-real: tools ## Cut links, kill and freeze processes of a real network; as root; TRIALS=, FULL=1; writes target/faults/real.json
+	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release -p atoll-fake-nvml
+	target/release/fault-real --trials=$(or $(TRIALS),200) $(if $(FULL),--full) $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
 .PHONY: bench-packing
 bench-packing: ## GPUs left over on a full cluster; needs the openb trace (ATOLL_OPENB); writes target/bench/packing.json
 	$(CARGO) build --release --workspace --bins

@@ -11,7 +11,7 @@ set -euo pipefail
 
 readonly KUBERNETES=1.37.2 KWOK=0.8.0 CONTAINERD=2.4.2
 # Debian packages of the real node: package and a file that proves it is there.
-readonly DEBS="runc:/usr/sbin/runc containernetworking-plugins:/usr/lib/cni/bridge iproute2:/sbin/ip"
+readonly DEBS="runc:/usr/sbin/runc containernetworking-plugins:/usr/lib/cni/bridge iproute2:/sbin/ip iptables:/usr/sbin/iptables"
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 src=$root/tests/controlplane
@@ -33,7 +33,7 @@ inputs_key() { cat -- "$@" | sha256sum | cut -c1-12; }
 
 kube_key=$KUBERNETES-$(inputs_key "$src"/go.mod "$src"/go.sum "$src"/cmd/kube/*.go)
 filters_key=$KUBERNETES-$(inputs_key "$src"/go.mod "$src"/go.sum "$src"/cmd/filters/*.go)
-demo_key=$(inputs_key "$src"/cmd/pause/*.go "$src"/cmd/torch-demo/*.go)
+demo_key=$(inputs_key "$src"/cmd/pause/*.go "$src"/cmd/torch-demo/*.go "$src"/cmd/witness/*.go)
 dns_key=$(inputs_key "$src"/dns/go.mod "$src"/dns/go.sum "$src"/dns/*.go)
 readonly kube_key filters_key demo_key dns_key
 
@@ -43,7 +43,7 @@ tool_path() {
   kube) echo "$tools/kube-$kube_key/kube" ;;
   kwok) echo "$tools/kwok-$KWOK/kwok" ;;
   kube-filters) echo "$tools/kube-filters-$filters_key/kube-filters" ;;
-  pause | torch-demo) echo "$tools/demo-$demo_key/$1" ;;
+  pause | torch-demo | witness) echo "$tools/demo-$demo_key/$1" ;;
   containerd | containerd-shim-runc-v2 | ctr) echo "$tools/containerd-$CONTAINERD/$1" ;;
   coredns) echo "$tools/coredns-$dns_key/coredns" ;;
   *)
@@ -52,7 +52,7 @@ tool_path() {
     ;;
   esac
 }
-readonly names="kube kwok kube-filters pause torch-demo containerd containerd-shim-runc-v2 ctr coredns"
+readonly names="kube kwok kube-filters pause torch-demo witness containerd containerd-shim-runc-v2 ctr coredns"
 
 # go_static runs go for static binaries, politely: tests and builds that a
 # person waits for go first.
@@ -72,7 +72,7 @@ build_filters() {
   (cd "$src" && go_static build -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/kube-filters" ./cmd/filters)
 }
 build_demo() {
-  (cd "$src" && go_static build -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/" ./cmd/pause ./cmd/torch-demo)
+  (cd "$src" && go_static build -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/" ./cmd/pause ./cmd/torch-demo ./cmd/witness)
 }
 build_containerd() {
   local module=github.com/containerd/containerd/v2
@@ -124,7 +124,7 @@ provide_core() {
   provide "kube-$kube_key" kube "kube $KUBERNETES (7–8 min the first time)"
   provide "kwok-$KWOK" kwok "kwok $KWOK (1–2 min the first time)"
   provide "kube-filters-$filters_key" filters "kube-filters, kube-scheduler's filter plugins"
-  provide "demo-$demo_key" demo "pause and torch-demo"
+  provide "demo-$demo_key" demo "pause, torch-demo and witness"
 }
 
 provide_realnode() {

@@ -101,9 +101,9 @@ mod tests {
             assert!(within.count() <= 200);
         }
         assert!(done.last().unwrap().1 < Duration::from_secs(4), "and 600 take little more than three");
-        let place = |turn| done.iter().rposition(|(done, _)| *done == turn).unwrap();
-        assert!(place(Turn::Members) < place(Turn::Session) && place(Turn::Session) < place(Turn::Loss));
-        assert!(place(Turn::Members) < 210, "only one of the others stood before them");
+        let last_of = |turn| done.iter().rposition(|(done, _)| *done == turn).unwrap();
+        assert!(last_of(Turn::Members) < last_of(Turn::Session) && last_of(Turn::Session) < last_of(Turn::Loss));
+        assert!(last_of(Turn::Members) < 210, "only one of the others stood before them");
     }
 
     #[tokio::test(start_paused = true)]

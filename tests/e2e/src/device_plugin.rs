@@ -2,18 +2,17 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use atoll_testkit::ports::Port;
 use atoll_testkit::realnode::RealNode;
 use atoll_testkit::wait::wait_for;
 use atoll_testkit::{ControlPlane, ManagedProcess, fake_nvml};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 
-use crate::hub::{component, service_account, wait_ready};
+use crate::hub::{Http, component, service_account, wait_ready};
 
 const PROGRAM: &str = "atoll-device-plugin";
 const RESOURCE: &str = "nvidia.com/gpu";
@@ -24,21 +23,33 @@ pub struct DevicePlugin {
     /// Its process.
     pub process: ManagedProcess,
     control: PathBuf,
-    _http: Port,
+    _http: Http,
 }
 
 impl DevicePlugin {
     /// Starts the plugin for these GPUs, such as `l40s:4`, and waits until the node's kubelet gives out so many.
     pub async fn start(plane: &ControlPlane, node: &RealNode, gpus: &str, count: u32) -> Result<Self> {
+        Self::start_with(plane, node, gpus, count, None).await
+    }
+
+    /// The same; members start under the lease in this file of the node's watchdog only, if given.
+    pub async fn start_with(
+        plane: &ControlPlane,
+        node: &RealNode,
+        gpus: &str,
+        count: u32,
+        watchdog_lease: Option<&Path>,
+    ) -> Result<Self> {
         let control = node.dir().join("gpus");
         std::fs::write(&control, format!("node {gpus}\n")).context("write the control file of the GPUs")?;
         let kubelet = node.device_plugin_dir();
         let kubelet = kubelet.parent().context("the kubelet's folder")?;
-        let http = Port::lease()?;
+        let http = Http::on(None)?;
         let spec = component(plane, &service_account(plane, PROGRAM)?, (PROGRAM, None), "device-plugin", &http)?
             .args([format!("--node-name={}", node.name()), format!("--nvml={}", fake_nvml()?.display())])
             .args([format!("--kubelet-dir={}", kubelet.display()), format!("--cdi-dir={}", node.cdi_dir().display())])
             .args(["--without-host-files"])
+            .args(watchdog_lease.map(|file| format!("--watchdog-lease={}", file.display())))
             .env("ATOLL_FAKE_NVML_CONTROL", &control);
         let process = ManagedProcess::start(spec)?;
         wait_ready(&process, &http).await?;

@@ -63,7 +63,7 @@ fn runs(network: &Network) -> Result<BTreeMap<Member, Vec<Run>>> {
 }
 
 /// "name-3-17" → ("3", "17").
-fn rank_and_incarnation(pod: &str) -> Option<(String, String)> {
+pub(crate) fn rank_and_incarnation(pod: &str) -> Option<(String, String)> {
     let (rest, incarnation) = pod.rsplit_once('-')?;
     let (_, rank) = rest.rsplit_once('-')?;
     let number = |text: &str| text.parse::<u64>().is_ok();

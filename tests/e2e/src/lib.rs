@@ -7,6 +7,7 @@
 pub mod clusters;
 pub mod demo_network;
 pub mod device_plugin;
+pub mod faults;
 pub mod holding_proxy;
 pub mod hub;
 pub mod judge;
@@ -14,9 +15,11 @@ pub mod link;
 pub mod manifests;
 pub mod network;
 pub mod site;
+pub mod watchdog;
 
 pub use device_plugin::DevicePlugin;
 pub use hub::Hub;
 pub use link::Link;
 pub use network::{Network, NetworkOptions};
 pub use site::{Site, SiteOptions};
+pub use watchdog::Watchdog;

@@ -1,13 +1,17 @@
 //! A Site of a test network: control plane, simulated nodes, scheduler, agent, and its link to the hub.
 
-use anyhow::Result;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 use atoll_testkit::kwok::Kwok;
 use atoll_testkit::nodes::{self, NodeProfile};
 use atoll_testkit::ports::Port;
-use atoll_testkit::{ControlPlane, ControlPlaneOptions, ManagedProcess};
-use std::time::Duration;
+use atoll_testkit::{ControlPlane, ControlPlaneOptions, Machine, ManagedProcess, Wire};
 
-use crate::hub::{Hub, SYSTEM, component, service_account, wait_ready};
+use crate::hub::{Http, Hub, SYSTEM, component, service_account, wait_ready};
 use crate::link::Link;
 use crate::manifests;
 
@@ -26,6 +30,10 @@ pub struct SiteOptions {
     pub nodes: Vec<NodeProfile>,
     /// True: one real node joins too; pods get DNS and Services their EndpointSlices.
     pub real_node: bool,
+    /// The wire that the Site is on; its agent has a host of its own then.
+    pub wire: Option<Arc<Wire>>,
+    /// The agent answers the watchdogs of nodes.
+    pub watchdog: bool,
 }
 
 impl SiteOptions {
@@ -39,6 +47,8 @@ impl SiteOptions {
             trust: "Contracted".to_owned(),
             nodes,
             real_node: false,
+            wire: None,
+            watchdog: false,
         }
     }
 }
@@ -48,9 +58,32 @@ impl SiteOptions {
 pub struct Prepared {
     options: SiteOptions,
     scheduler: ManagedProcess,
-    scheduler_http: Port,
+    scheduler_http: Http,
     kwok: Kwok,
     plane: ControlPlane,
+}
+
+/// Where an agent answers the watchdogs of its nodes.
+#[derive(Debug)]
+pub struct WatchdogEnd {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The file with the key that both sides have.
+    pub key: PathBuf,
+    _port: Port,
+}
+
+impl WatchdogEnd {
+    fn prepare(plane: &ControlPlane, ip: IpAddr) -> Result<Self> {
+        let key = plane.dir().join("watchdog-key");
+        std::fs::write(&key, rand::random::<[u8; 32]>()).context("write the watchdogs' key")?;
+        let port = Port::lease()?;
+        Ok(Self { address: SocketAddr::new(ip, port.number()), key, _port: port })
+    }
+
+    fn agent_args(&self) -> [String; 2] {
+        [format!("--watchdog-listen={}", self.address), format!("--watchdog-key={}", self.key.display())]
+    }
 }
 
 /// A running Site.
@@ -68,7 +101,12 @@ pub struct Site {
     pub kwok: Kwok,
     /// The API server with its etcd.
     pub plane: ControlPlane,
-    _ports: [Port; 2],
+    /// The agent's host, if it has one for itself.
+    pub machine: Option<Machine>,
+    /// Where the agent answers watchdogs, if it does.
+    pub watchdog: Option<WatchdogEnd>,
+    scheduler_http: Http,
+    agent_http: Http,
 }
 
 impl Prepared {
@@ -79,6 +117,10 @@ impl Prepared {
         } else {
             ControlPlaneOptions::new(&options.name)
         };
+        let wanted = match &options.wire {
+            Some(wire) => wanted.address(wire.address()),
+            None => wanted,
+        };
         let plane = ControlPlane::start(wanted.crds(manifests::crds(&["gangs", "gpunodes", "sitepolicies"])?)).await?;
         plane.create_namespace(SYSTEM).await?;
         let dir = manifests::root().join("deploy/site");
@@ -87,7 +129,7 @@ impl Prepared {
         nodes::create(&plane.client(), &options.nodes).await?;
         let count = options.nodes.iter().map(|profile| profile.count as usize).sum();
         nodes::wait_ready(&plane.client(), count, Duration::from_mins(1)).await?;
-        let scheduler_http = Port::lease()?;
+        let scheduler_http = Http::on(None)?;
         let scheduler = component(
             &plane,
             &service_account(&plane, "atoll-scheduler")?,
@@ -122,8 +164,14 @@ impl Prepared {
     /// Joins the Site to the hub and waits until its agent has a session.
     pub async fn join(self, hub: &Hub) -> Result<Site> {
         let token = hub.token(&self.options.supplier, &self.options.trust).await?;
-        let link = Link::start(hub.gateway_address).await?;
-        let agent_http = Port::lease()?;
+        let link = Link::balance(hub.address(), hub.gateway_addresses()).await?;
+        let machine = match &self.options.wire {
+            Some(wire) => Some(Machine::start(wire, &format!("{}-agent", self.options.name)).await?),
+            None => None,
+        };
+        let agent_http = Http::on(machine.as_ref())?;
+        let ip = machine.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Machine::address);
+        let watchdog = self.options.watchdog.then(|| WatchdogEnd::prepare(&self.plane, ip)).transpose()?;
         let agent = ManagedProcess::start(
             component(
                 &self.plane,
@@ -134,7 +182,9 @@ impl Prepared {
             )?
             .args([format!("--hub={}", link.address())])
             .args([format!("--region={}", self.options.region), format!("--display-name={}", self.options.name)])
-            .env("ATOLL_JOIN_TOKEN", token),
+            .args(watchdog.iter().flat_map(WatchdogEnd::agent_args))
+            .env("ATOLL_JOIN_TOKEN", token)
+            .on(machine.as_ref()),
         )?;
         wait_ready(&self.scheduler, &self.scheduler_http).await?;
         wait_ready(&agent, &agent_http).await?;
@@ -145,12 +195,21 @@ impl Prepared {
             link,
             kwok: self.kwok,
             plane: self.plane,
-            _ports: [self.scheduler_http, agent_http],
+            machine,
+            watchdog,
+            scheduler_http: self.scheduler_http,
+            agent_http,
         })
     }
 }
 
 impl Site {
+    /// Waits until agent and scheduler say that they are ready, for example after a restart.
+    pub async fn wait_ready(&self) -> Result<()> {
+        wait_ready(&self.scheduler, &self.scheduler_http).await?;
+        wait_ready(&self.agent, &self.agent_http).await
+    }
+
     /// How many of its nodes have GPUs.
     #[must_use]
     pub fn gpu_nodes(&self) -> usize {

@@ -98,5 +98,12 @@ async fn after_50_random_kills_all_converges_and_no_member_ran_twice() -> Result
 
 fn processes(network: &Network) -> Vec<&ManagedProcess> {
     let sites = network.sites.iter().flat_map(|site| [&site.agent, &site.scheduler]);
-    network.hub.operators.iter().map(|operator| &operator.process).chain([&network.hub.gateway]).chain(sites).collect()
+    network
+        .hub
+        .operators
+        .iter()
+        .map(|operator| &operator.process)
+        .chain(network.hub.gateways.iter().map(|gateway| &gateway.process))
+        .chain(sites)
+        .collect()
 }

@@ -7,6 +7,7 @@ mod options;
 use std::{
     ffi::OsStr,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -42,7 +43,7 @@ use crate::{
 /// How long anything of the control plane may take to be ready: it takes 3 s on an idle machine.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
-/// A running control plane on 127.0.0.1; it ends on drop.
+/// A running control plane on 127.0.0.1, or where its options say; it ends on drop.
 pub struct ControlPlane {
     // Fields are dropped in this order: clients before servers, the folder last.
     controllers: Option<ManagedProcess>,
@@ -73,7 +74,7 @@ impl ControlPlane {
         let scratch = Scratch::new(&options.name)?;
         let (etcd_port, peer_port, port) = (Port::lease()?, Port::lease()?, Port::lease()?);
         let authority = Authority::new(&format!("atoll-test-{}", options.name))?;
-        let files = Files::write(&scratch, &authority, options.audit)?;
+        let files = Files::write(&scratch, &authority, options.audit, options.address)?;
 
         let spec = |part: &str| {
             ProcessSpec::new(format!("{} {part}", options.name), &kube, scratch.join(format!("{part}.log")))
@@ -84,7 +85,7 @@ impl ControlPlane {
             spec("apiserver").args(files.apiserver_args(&etcd_port, &port)).args(&options.apiserver_args),
         )?;
 
-        let server = format!("https://127.0.0.1:{}", port.number());
+        let server = format!("https://{}", SocketAddr::new(options.address, port.number()));
         let admin = authority.client("kubernetes-admin", &["system:masters"])?;
         let config = kubeconfig::render(&server, authority.certificate(), "kubernetes-admin", &admin);
         let kubeconfig = scratch.join("admin.kubeconfig");
@@ -122,7 +123,13 @@ impl ControlPlane {
     /// The API server's URL.
     #[must_use]
     pub fn server(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port.number())
+        format!("https://{}", self.server_address())
+    }
+
+    /// Where the API server listens.
+    #[must_use]
+    pub fn server_address(&self) -> SocketAddr {
+        SocketAddr::new(self.options.address, self.port.number())
     }
 
     /// The options that it was started with.

@@ -15,7 +15,7 @@ use std::{
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::sync::watch;
 
-use crate::{Error, Result, error::Doing as _};
+use crate::{Error, Result, error::Doing as _, machine::Machine};
 
 /// How long a process that got SIGKILL may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -62,6 +62,17 @@ impl ProcessSpec {
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
+        self
+    }
+
+    /// Runs it on a host of its own; on this one if `None`.
+    #[must_use]
+    pub fn on(mut self, machine: Option<&Machine>) -> Self {
+        if let Some(machine) = machine {
+            let program = std::mem::replace(&mut self.program, PathBuf::from("/usr/bin/nsenter"));
+            let enter = machine.enter().map(OsString::from);
+            self.args.splice(0..0, enter.into_iter().chain([program.into_os_string()]));
+        }
         self
     }
 

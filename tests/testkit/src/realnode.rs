@@ -11,6 +11,7 @@ mod host;
 use std::{
     ffi::OsStr,
     fs,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -23,7 +24,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    ControlPlane, Error, ManagedProcess, ProcessSpec, Result,
+    ControlPlane, Error, Machine, ManagedProcess, ProcessSpec, Result,
     error::Doing as _,
     nodes,
     oci::{Image, ImageBuilder},
@@ -96,7 +97,8 @@ pub struct RealNode {
     anchor: ManagedProcess,
     anchor_child: i32,
     options: RealNodeOptions,
-    dns_port: Port,
+    dns_ready_at: SocketAddr,
+    _dns_port: Port,
     _kubelet_port: Port,
     slot: host::Slot,
     scratch: Scratch,
@@ -106,14 +108,20 @@ impl RealNode {
     /// Starts a node of this control plane, which must run the controllers of
     /// [`crate::ControlPlaneOptions::real_node`], and waits until it is Ready and DNS answers.
     pub async fn start(plane: &ControlPlane, options: RealNodeOptions) -> Result<Self> {
+        Self::start_on(None, plane, options).await
+    }
+
+    /// The same with a network of its own, if given: whether it reaches anybody is up to that host's links.
+    pub async fn start_on(machine: Option<&Machine>, plane: &ControlPlane, options: RealNodeOptions) -> Result<Self> {
         supported()?;
         let scratch = Scratch::new(&options.name)?;
-        let slot = host::Slot::take()?;
+        let slot = host::Slot::take(machine)?;
         let (kubelet_port, dns_port) = (Port::lease()?, Port::lease()?);
         let dir = scratch.path();
+        let answers_at = machine.map_or(IpAddr::from([127, 0, 0, 1]), Machine::address);
         let kubelet_config =
             config::Kubelet { dir, address: &slot.address(), port: kubelet_port.number(), cgroup: &slot.cgroup() };
-        let corefile = config::corefile(&slot.address(), dns_port.number(), plane.kubeconfig());
+        let corefile = config::corefile(&slot.address(), answers_at, dns_port.number(), plane.kubeconfig());
         let cni = config::cni(&slot.bridge(), &slot.subnet(), &slot.address());
         write(dir, "cni/atoll.conflist", &cni.to_string())?;
         write(dir, "containerd.toml", &config::containerd(dir))?;
@@ -122,7 +130,7 @@ impl RealNode {
         write_identity(dir, plane, &options.name, &slot)?;
 
         let name = |part: &str| format!("{} {part}", options.name);
-        let (anchor, anchor_child) = start_anchor(&name("namespaces"), dir).await?;
+        let (anchor, anchor_child) = start_anchor(&name("namespaces"), dir, machine).await?;
         let inside = Inside { dir, child: anchor_child };
         let containerd = inside.start(
             &name("containerd"),
@@ -133,7 +141,8 @@ impl RealNode {
         wait_socket(&containerd, &dir.join("containerd.sock")).await?;
         let dns = ManagedProcess::start(
             ProcessSpec::new(name("coredns"), tools::path("coredns")?, dir.join("coredns.log"))
-                .args([OsStr::new("-conf"), dir.join("Corefile").as_os_str()]),
+                .args([OsStr::new("-conf"), dir.join("Corefile").as_os_str()])
+                .on(machine),
         )?;
         let kubelet = inside.start(
             &name("kubelet"),
@@ -156,7 +165,8 @@ impl RealNode {
             anchor,
             anchor_child,
             options,
-            dns_port,
+            dns_ready_at: SocketAddr::new(answers_at, dns_port.number()),
+            _dns_port: dns_port,
             _kubelet_port: kubelet_port,
             slot,
             scratch,
@@ -202,7 +212,7 @@ impl RealNode {
     async fn dns_ready(&self) -> Result<(), String> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let ask = async {
-            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.dns_port.number())).await?;
+            let mut stream = tokio::net::TcpStream::connect(self.dns_ready_at).await?;
             stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n").await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;
@@ -377,12 +387,13 @@ impl Inside<'_> {
     }
 }
 
-fn nsenter_args(child: i32) -> [String; 5] {
-    ["--target".to_owned(), child.to_string(), "--mount".to_owned(), "--pid".to_owned(), "--".to_owned()]
+fn nsenter_args(child: i32) -> [String; 6] {
+    let child = child.to_string();
+    ["--target", &child, "--mount", "--pid", "--net", "--"].map(str::to_owned)
 }
 
 /// Starts the process that holds the namespaces, with the node's own `/run`, `/var/lib` and `/var/log` in place.
-async fn start_anchor(name: &str, dir: &Path) -> Result<(ManagedProcess, i32)> {
+async fn start_anchor(name: &str, dir: &Path, machine: Option<&Machine>) -> Result<(ManagedProcess, i32)> {
     for own in ["var-lib/kubelet", "var-lib/cni", "var-log/pods"] {
         fs::create_dir_all(dir.join(own)).doing(format!("make {own}"))?;
     }
@@ -397,7 +408,8 @@ exec "$2""#;
     let spec = ProcessSpec::new(name, "/usr/bin/unshare", dir.join("namespaces.log"))
         .args(["--mount", "--propagation=private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"])
         .args(["/bin/sh", "-c", script, "sh"])
-        .args([dir, &pause]);
+        .args([dir, &pause])
+        .on(machine);
     let anchor = ManagedProcess::start(spec)?;
     let child = eventually("the node's namespaces", START_LIMIT, async || {
         if let Err(error) = anchor.check_running() {

@@ -1,6 +1,6 @@
 //! Tests that need programs which may not be there: they fail in CI and say loudly elsewhere that they were left out.
 
-use crate::{Result, realnode, tools};
+use crate::{Result, machine, realnode, tools};
 
 /// What a test needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub enum Need {
     Filters,
     /// A kubelet with containers: root, runc and more programs.
     RealNode,
+    /// The same on hosts with networks of their own: iptables too.
+    Machines,
 }
 
 impl Need {
@@ -19,8 +21,11 @@ impl Need {
         let tools: &[&[&str]] = match self {
             Need::Core => &[tools::CORE],
             Need::Filters => &[tools::FILTERS],
-            Need::RealNode => {
+            Need::RealNode | Need::Machines => {
                 realnode::supported()?;
+                if self == Need::Machines {
+                    machine::supported()?;
+                }
                 &[tools::CORE, tools::REAL_NODE]
             }
         };
@@ -50,7 +55,7 @@ impl Need {
 }
 
 /// Ends the test here, loudly, unless what it needs is there:
-/// `require!(Core)`, `require!(Filters)` or `require!(RealNode)`; with a second argument, the
+/// `require!(Core)`, `require!(Filters)`, `require!(RealNode)` or `require!(Machines)`; with a second argument, the
 /// value to return.
 #[macro_export]
 macro_rules! require {

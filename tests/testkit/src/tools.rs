@@ -9,11 +9,12 @@ pub const CORE: &[&str] = &["kube", "kwok"];
 /// kube-scheduler's filter plugins as a program.
 pub const FILTERS: &[&str] = &["kube-filters"];
 /// What a real node needs besides [`CORE`].
-pub const REAL_NODE: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "coredns", "pause", "torch-demo"];
+pub const REAL_NODE: &[&str] =
+    &["containerd", "containerd-shim-runc-v2", "ctr", "coredns", "pause", "torch-demo", "witness"];
 
 /// The path of a program from `make tools`, by its name in `hack/tools.sh`:
 /// `kube`, `kwok`, `kube-filters`, `containerd`, `containerd-shim-runc-v2`, `ctr`, `coredns`,
-/// `pause` or `torch-demo`.
+/// `pause`, `torch-demo` or `witness`.
 pub fn path(tool: &str) -> Result<PathBuf> {
     let path = paths()?
         .get(tool)

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -20,14 +21,15 @@ use crate::{
 pub(super) struct Files {
     dir: PathBuf,
     audit: AuditLevel,
+    address: IpAddr,
 }
 
 impl Files {
-    pub fn write(scratch: &Scratch, authority: &Authority, audit: AuditLevel) -> Result<Self> {
-        let files = Self { dir: scratch.join("pki"), audit };
+    pub fn write(scratch: &Scratch, authority: &Authority, audit: AuditLevel, address: IpAddr) -> Result<Self> {
+        let files = Self { dir: scratch.join("pki"), audit, address };
         fs::create_dir(&files.dir).doing("make a folder for certificates")?;
         let (private, public) = pki::signing_key()?;
-        let serving = authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"])?;
+        let serving = authority.server(&[&address.to_string(), "localhost", "kubernetes.default.svc"])?;
         let kubelet_client = authority.client("kube-apiserver-kubelet-client", &["system:masters"])?;
         files.put("ca.crt", authority.certificate())?;
         files.put("sa.key", &private)?;
@@ -52,8 +54,8 @@ impl Files {
         let mut args = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", etcd.number()),
             format!("--secure-port={}", port.number()),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
+            format!("--bind-address={}", self.address),
+            format!("--advertise-address={}", self.address),
             "--endpoint-reconciler-type=none".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             format!("--client-ca-file={dir}/ca.crt"),

@@ -1,5 +1,7 @@
 //! What a control plane should be like.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
 /// Removes the content of namespaces that are deleted. It starts 5 s after the deletion, which is built in.
@@ -41,6 +43,8 @@ pub struct ControlPlaneOptions {
     pub crds: Vec<CustomResourceDefinition>,
     /// What the audit log holds.
     pub audit: AuditLevel,
+    /// Where the API server listens and is reached.
+    pub address: IpAddr,
     /// More flags for kube-apiserver.
     pub apiserver_args: Vec<String>,
     /// More flags for kube-controller-manager.
@@ -56,6 +60,7 @@ impl ControlPlaneOptions {
             controllers: [NAMESPACE, SERVICE_ACCOUNT, ROLES, GARBAGE_COLLECTOR].map(str::to_owned).into(),
             crds: Vec::new(),
             audit: AuditLevel::default(),
+            address: Ipv4Addr::LOCALHOST.into(),
             apiserver_args: Vec::new(),
             controller_args: Vec::new(),
         }
@@ -86,6 +91,13 @@ impl ControlPlaneOptions {
     #[must_use]
     pub fn crds(mut self, crds: impl IntoIterator<Item = CustomResourceDefinition>) -> Self {
         self.crds.extend(crds);
+        self
+    }
+
+    /// Sets where the API server listens and is reached: an address of this machine, such as a [`crate::Wire`]'s.
+    #[must_use]
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.address = address;
         self
     }
 

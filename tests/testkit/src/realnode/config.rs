@@ -1,6 +1,6 @@
 //! The configurations of what makes up a real node.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use serde_json::{Value, json};
 
@@ -120,12 +120,12 @@ impl Kubelet<'_> {
 }
 
 /// `CoreDNS` answers for Services from the node's control plane; it knows no other names.
-pub(super) fn corefile(address: &str, ready_port: u16, kubeconfig: &Path) -> String {
+pub(super) fn corefile(address: &str, ready_at: IpAddr, ready_port: u16, kubeconfig: &Path) -> String {
     format!(
         "cluster.local:53 in-addr.arpa:53 {{
     bind {address}
     errors
-    ready 127.0.0.1:{ready_port}
+    ready {ready_at}:{ready_port}
     kubernetes cluster.local in-addr.arpa {{
         kubeconfig {} test
         ttl 0

@@ -8,11 +8,15 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
-use crate::{Error, Result, error::Doing as _, locks::Locks};
+use crate::{
+    Error, Result,
+    error::Doing as _,
+    locks::Locks,
+    machine::{Machine, run},
+};
 
 const SLOTS: u8 = 16;
 
@@ -25,13 +29,14 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Takes a free slot, cleans it and makes its bridge and cgroup.
-    pub fn take() -> Result<Self> {
+    /// The bridge is that machine's if given, and goes with it.
+    pub fn take(machine: Option<&Machine>) -> Result<Self> {
         let locks = Locks::open("atoll-testkit-nodes")?;
         for number in 0..SLOTS {
             if let Some(lock) = locks.try_take(number.into())? {
                 let slot = Self { number, _lock: lock };
                 slot.clean();
-                slot.prepare()?;
+                slot.prepare(machine)?;
                 return Ok(slot);
             }
         }
@@ -58,11 +63,15 @@ impl Slot {
         format!("/atoll-test-{}", self.number)
     }
 
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&self, machine: Option<&Machine>) -> Result<()> {
         let (bridge, address) = (self.bridge(), format!("{}/24", self.address()));
-        ip(&["link", "add", &bridge, "type", "bridge"])?;
-        ip(&["addr", "add", &address, "dev", &bridge])?;
-        ip(&["link", "set", &bridge, "up"])?;
+        for args in [
+            &["link", "add", &bridge, "type", "bridge"][..],
+            &["addr", "add", &address, "dev", &bridge],
+            &["link", "set", &bridge, "up"],
+        ] {
+            machine.map_or_else(|| run(None, "ip", args), |machine| machine.run("ip", args))?;
+        }
         for hierarchy in hierarchies() {
             let dir = join_absolute(&hierarchy, &self.cgroup());
             fs::create_dir_all(&dir).doing(format!("make cgroup {}", dir.display()))?;
@@ -74,7 +83,7 @@ impl Slot {
     fn clean(&self) {
         let bridge = self.bridge();
         if Path::new("/sys/class/net").join(&bridge).exists() {
-            let _ = ip(&["link", "delete", &bridge]);
+            let _ = run(None, "ip", &["link", "delete", &bridge]);
         }
         for hierarchy in hierarchies() {
             let dir = join_absolute(&hierarchy, &self.cgroup());
@@ -120,18 +129,6 @@ fn join_absolute(base: &Path, path: &str) -> PathBuf {
     base.join(path.trim_start_matches('/'))
 }
 
-fn ip(args: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(args).output().doing("run ip (package iproute2)")?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(Error::Command {
-        command: format!("ip {}", args.join(" ")),
-        status: output.status.to_string(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
-}
-
 /// The process whose parent is `parent`.
 pub(super) fn child_of(parent: i32) -> Option<i32> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
@@ -159,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_child_is_found_by_its_parent() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         assert!(child_of(me).is_some());
         child.kill().unwrap();
