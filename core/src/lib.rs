@@ -13,5 +13,6 @@ pub mod member;
 pub mod packing;
 pub mod placement;
 pub mod scheduling;
+pub mod session;
 pub mod units;
 pub mod words;
