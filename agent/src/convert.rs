@@ -35,7 +35,11 @@ pub fn slice(id: &SliceId, generation: i64, spec_json: &[u8]) -> Result<(Wanted,
     }
     spec.members.sort_by_key(|member| member.rank);
     let seconds = |seconds: i32| u64::try_from(seconds).unwrap_or(0);
-    let times = Times::from_seconds(seconds(spec.fence.stop_seconds), seconds(spec.fence.kill_seconds));
+    let times = if spec.autonomous {
+        Times::Never
+    } else {
+        Times::from_seconds(seconds(spec.fence.stop_seconds), seconds(spec.fence.kill_seconds))
+    };
     let refusal = pod::check(&spec).err().map(|refused| refused.to_string()).or_else(|| {
         pod::shape(&spec.template, spec.gpus).err().map(|error| format!("template.spec.containers: {error}"))
     });
@@ -145,6 +149,8 @@ mod tests {
         assert_eq!((wanted.epoch, wanted.generation, wanted.mode), (4, 7, Mode::Run));
         assert_eq!(wanted.times, Times::from_seconds(5, 10));
         assert_eq!(wanted.refusal, None);
+        let (autonomous, _) = slice(&slice_id(), 7, &json(|spec| spec["autonomous"] = true.into())).expect("a slice");
+        assert_eq!(autonomous.times, Times::Never);
         assert_eq!(spec.spec.gpus, 8);
     }
 

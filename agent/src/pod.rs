@@ -25,7 +25,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use atoll_api::names;
-use atoll_api::template::{self, MemberTemplate, RestartPolicy};
+use atoll_api::template::{self, RestartPolicy};
 use atoll_api::{ClusterSliceSpec, ClusterType};
 use atoll_core::lease::Times;
 use atoll_core::member::Member;
@@ -64,7 +64,7 @@ pub struct PodContext<'a> {
 /// The pod of `member`.
 #[must_use]
 pub fn build(context: &PodContext<'_>, member: Member) -> core::Pod {
-    let PodContext { id, spec, times, .. } = context;
+    let PodContext { spec, times, .. } = context;
     let template = &spec.template;
     let name = names::member_pod_name(&spec.cluster, member.rank, member.incarnation);
     let environment = environment(context, member);
@@ -79,7 +79,7 @@ pub fn build(context: &PodContext<'_>, member: Member) -> core::Pod {
     let init_containers = template.spec.init_containers.iter().map(|init| build_container(init, &environment, 0));
     let longest = i64::try_from(times.longest_grace_seconds()).unwrap_or(i64::MAX);
     core::Pod {
-        metadata: metadata(id, template, member, &name),
+        metadata: metadata(context, member, &name),
         spec: Some(core::PodSpec {
             containers: containers.collect(),
             init_containers: some_vec(init_containers.collect()),
@@ -129,9 +129,10 @@ pub fn tolerations() -> Vec<core::Toleration> {
     }]
 }
 
-fn metadata(id: &SliceId, template: &MemberTemplate, member: Member, name: &str) -> ObjectMeta {
+fn metadata(context: &PodContext<'_>, member: Member, name: &str) -> ObjectMeta {
+    let PodContext { id, spec, times, .. } = context;
     let (mut labels, mut annotations) =
-        template.metadata.clone().map(|metadata| (metadata.labels, metadata.annotations)).unwrap_or_default();
+        spec.template.metadata.clone().map(|metadata| (metadata.labels, metadata.annotations)).unwrap_or_default();
     labels.retain(|key, _| !refuse::is_reserved(key));
     annotations.retain(|key, _| !refuse::is_reserved(key));
     labels.extend(
@@ -145,6 +146,7 @@ fn metadata(id: &SliceId, template: &MemberTemplate, member: Member, name: &str)
         .map(|(key, value)| (key.to_owned(), value)),
     );
     annotations.insert(names::ANNOTATION_HUB_NAMESPACE.into(), id.namespace.clone());
+    annotations.insert(names::ANNOTATION_FENCE.into(), times.to_string());
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(id.site_namespace()),

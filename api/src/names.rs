@@ -76,7 +76,8 @@ pub const ANNOTATION_REQUIRED_TOPOLOGY: &str = "atoll.dev/required-topology";
 pub const ANNOTATION_PREFERRED_TOPOLOGY: &str = "atoll.dev/preferred-topology";
 /// Annotation on a Gang: epoch of the slice that it was made from.
 pub const ANNOTATION_EPOCH: &str = "atoll.dev/epoch";
-/// Annotation on a Gang: seconds without a lease until its members stop and until they are killed, as "60/90".
+/// Annotation on a Gang and on member pods: seconds without a lease until members stop and until they are killed, as
+/// "60/90"; "none": they run on.
 pub const ANNOTATION_FENCE: &str = "atoll.dev/fence-seconds";
 /// Annotation on a Gang: members of this and lower incarnations were stopped for want of a lease and never start again.
 pub const ANNOTATION_STOPPED_INCARNATION: &str = "atoll.dev/stopped-incarnation";

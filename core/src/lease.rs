@@ -3,15 +3,21 @@
 //! Times are counted from when the agent sent the heartbeat that the newest grant answers, on a clock that runs on
 //! while the machine sleeps. Before the first grant of a process they are counted from its start.
 
+use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 /// When members stop without a lease; counted from the newest grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Times {
-    /// They are asked to stop.
-    pub stop: Duration,
-    /// They are killed; after `stop`.
-    pub kill: Duration,
+pub enum Times {
+    /// They stop and die by these times.
+    At {
+        /// They are asked to stop.
+        stop: Duration,
+        /// They are killed; after `stop`.
+        kill: Duration,
+    },
+    /// They run on without a lease.
+    Never,
 }
 
 impl Times {
@@ -19,13 +25,48 @@ impl Times {
     /// whatever was sent.
     #[must_use]
     pub fn from_seconds(stop: u64, kill: u64) -> Self {
-        Self { stop: Duration::from_secs(stop), kill: Duration::from_secs(kill.max(stop.saturating_add(1))) }
+        Self::At { stop: Duration::from_secs(stop), kill: Duration::from_secs(kill.max(stop.saturating_add(1))) }
+    }
+
+    /// Reads what [`Display`] writes; `None`: something else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == NEVER {
+            return Some(Self::Never);
+        }
+        let (stop, kill) = text.split_once('/')?;
+        Some(Self::from_seconds(stop.parse().ok()?, kill.parse().ok()?))
+    }
+
+    /// When they are killed; `None`: never.
+    #[must_use]
+    pub fn kill(&self) -> Option<Duration> {
+        match self {
+            Self::At { kill, .. } => Some(*kill),
+            Self::Never => None,
+        }
     }
 
     /// The longest that a pod may take to end, whole seconds: one second below the gap between stop and kill, at least 1.
     #[must_use]
     pub fn longest_grace_seconds(&self) -> u64 {
-        self.kill.saturating_sub(self.stop).as_secs().saturating_sub(1).max(1)
+        match self {
+            Self::At { stop, kill } => kill.saturating_sub(*stop).as_secs().saturating_sub(1).max(1),
+            Self::Never => u64::MAX,
+        }
+    }
+}
+
+/// How [`Times::Never`] is written.
+const NEVER: &str = "none";
+
+/// Whole seconds until stop and kill as "60/90", or "none".
+impl Display for Times {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At { stop, kill } => write!(f, "{}/{}", stop.as_secs(), kill.as_secs()),
+            Self::Never => f.write_str(NEVER),
+        }
     }
 }
 
@@ -44,22 +85,24 @@ pub enum State {
 /// What the lease granted at `granted` allows at `now`.
 #[must_use]
 pub fn state(granted: Duration, now: Duration, times: Times) -> State {
+    let Times::At { stop, kill } = times else { return State::Live };
     let age = now.saturating_sub(granted);
-    if age >= times.kill {
+    if age >= kill {
         State::Kill
-    } else if age >= times.stop {
+    } else if age >= stop {
         State::Stop
     } else {
         State::Live
     }
 }
 
-/// When [`state`] changes next; `None` once it is `Kill`.
+/// When [`state`] changes next; `None` once it is `Kill`, and where it never changes.
 #[must_use]
 pub fn next_change(granted: Duration, now: Duration, times: Times) -> Option<Duration> {
+    let Times::At { stop, kill } = times else { return None };
     match state(granted, now, times) {
-        State::Live => Some(granted.saturating_add(times.stop)),
-        State::Stop => Some(granted.saturating_add(times.kill)),
+        State::Live => Some(granted.saturating_add(stop)),
+        State::Stop => Some(granted.saturating_add(kill)),
         State::Kill => None,
     }
 }
@@ -93,6 +136,24 @@ mod tests {
     #[test]
     fn a_grant_from_the_future_is_live() {
         assert_eq!(state(s(100), s(50), Times::from_seconds(10, 20)), State::Live);
+    }
+
+    #[test]
+    fn who_never_stops_is_live_for_ever() {
+        assert_eq!(state(s(0), Duration::MAX, Times::Never), State::Live);
+        assert_eq!(next_change(s(0), s(100), Times::Never), None);
+        assert_eq!(Times::Never.kill(), None);
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        for (text, times) in [("60/90", Times::from_seconds(60, 90)), ("none", Times::Never)] {
+            assert_eq!(times.to_string(), text);
+            assert_eq!(Times::parse(text), Some(times));
+        }
+        for other in ["", "60", "60/", "/", "a/b", "-1/5", "None"] {
+            assert_eq!(Times::parse(other), None, "{other}");
+        }
     }
 
     #[test]

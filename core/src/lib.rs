@@ -10,6 +10,7 @@ pub mod device;
 pub mod inventory;
 pub mod lease;
 pub mod member;
+pub mod nodes;
 pub mod packing;
 pub mod placement;
 pub mod scheduling;

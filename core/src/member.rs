@@ -3,9 +3,12 @@
 //!
 //! Everything here can be derived again after any kill: from the Site's objects and from what the hub sends. The rules:
 //! nothing starts before the hub has said everything that it lists and before everything else is gone; a member's older
-//! incarnations are gone before its newer one exists; an incarnation that was started once is never started again.
+//! incarnations are gone before its newer one exists; an incarnation that was started once is never started again. Gone
+//! is what its kubelet or its node's watchdog says has ended, and what no lease keeps alive any more: not what the Site's
+//! API merely does not show.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::lease::{State, Times};
 
@@ -135,6 +138,15 @@ impl Pod {
     }
 }
 
+/// A member whose pod is gone without its kubelet's word that it has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// The Node that it was on.
+    pub node: String,
+    /// When its pod was found missing, by the agent's boot-time clock.
+    pub since: Duration,
+}
+
 /// What the Site's scheduler says of a gang.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
@@ -192,6 +204,8 @@ pub struct Slice {
     pub gang: Option<Gang>,
     /// Its pods.
     pub pods: BTreeMap<Member, Pod>,
+    /// Members without a pod of which something may still run, see [`crate::nodes::Nodes::may_run`]; here as pods are.
+    pub orphans: BTreeMap<Member, Orphan>,
     /// Members whose pod has been there, as this process has seen or done.
     pub started: BTreeSet<Member>,
     /// Pods that had ended before they were removed, as they were last.
@@ -221,24 +235,36 @@ impl Slice {
 
     /// Members that hold GPUs here and that the hub does not name.
     pub fn strangers(&self) -> impl Iterator<Item = Member> + '_ {
-        self.pods.iter().filter(|(_, pod)| pod.holds_gpus()).map(|(member, _)| *member).filter(|member| {
-            match &self.wish {
-                Wish::Unsaid | Wish::Dropped => true,
-                Wish::Wanted(wanted) => !wanted.names(*member),
-            }
+        self.holding().filter(|member| match &self.wish {
+            Wish::Unsaid | Wish::Dropped => true,
+            Wish::Wanted(wanted) => !wanted.names(*member),
         })
+    }
+
+    /// Members that hold GPUs here, or may.
+    fn holding(&self) -> impl Iterator<Item = Member> + '_ {
+        self.pods
+            .iter()
+            .filter(|(_, pod)| pod.holds_gpus())
+            .map(|(member, _)| *member)
+            .chain(self.orphans.keys().copied())
+    }
+
+    /// Members that are here: none of their ranks may start again.
+    pub fn present(&self) -> impl Iterator<Item = Member> + '_ {
+        self.pods.keys().chain(self.orphans.keys()).copied()
     }
 
     /// Whether any member here holds GPUs.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.pods.values().any(Pod::holds_gpus)
+        self.holding().next().is_some()
     }
 
     /// Nothing of it is left on the Site.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.pods.is_empty() && self.gang.is_none()
+        self.present().next().is_none() && self.gang.is_none()
     }
 
     /// Members of this and lower incarnations were stopped for want of a lease and never start again.
@@ -275,7 +301,7 @@ pub struct Around<'a> {
     pub may_start: bool,
     /// What the lease allows this slice.
     pub lease: State,
-    /// Members of the same Cluster that have a pod in another slice here.
+    /// Members of the same Cluster that are here in another slice.
     pub elsewhere: &'a BTreeSet<Member>,
 }
 
@@ -324,7 +350,7 @@ pub fn plan(slice: &Slice, around: &Around<'_>) -> Vec<Action> {
     match &slice.wish {
         Wish::Unsaid => {}
         Wish::Dropped => {
-            if slice.pods.is_empty() && slice.gang.as_ref().is_some_and(|gang| !gang.stopping) {
+            if slice.present().next().is_none() && slice.gang.as_ref().is_some_and(|gang| !gang.stopping) {
                 actions.push(Action::DeleteGang);
             }
         }
@@ -339,8 +365,7 @@ fn stop_expired(slice: &Slice, lease: State, actions: &mut Vec<Action>) -> u64 {
     if lease == State::Live || slice.wish == Wish::Dropped {
         return stopped;
     }
-    let newest = slice.pods.iter().filter(|(_, pod)| pod.holds_gpus()).map(|(member, _)| member.incarnation).max();
-    match newest {
+    match slice.holding().map(|member| member.incarnation).max() {
         Some(newest) if newest > stopped => {
             actions.push(Action::MarkStopped(newest));
             newest
@@ -364,14 +389,14 @@ fn start(slice: &Slice, wanted: &Wanted, around: &Around<'_>, stopped: u64, acti
     // the gang waits for that too, since the capacity that the scheduler is to judge is still taken.
     let held: BTreeMap<u32, BTreeSet<u64>> = {
         let mut held = BTreeMap::<u32, BTreeSet<u64>>::new();
-        for member in slice.pods.keys().chain(around.elsewhere) {
+        for member in slice.present().chain(around.elsewhere.iter().copied()) {
             held.entry(member.rank).or_default().insert(member.incarnation);
         }
         held
     };
     let rank_is_held =
         |member: Member| held.get(&member.rank).is_some_and(|at| at.iter().any(|i| *i != member.incarnation));
-    let absent = |member: &Member| !slice.pods.contains_key(member);
+    let absent = |member: &Member| !slice.pods.contains_key(member) && !slice.orphans.contains_key(member);
     if wanted.members.iter().map(|placed| placed.member).any(|member| absent(&member) && rank_is_held(member)) {
         return;
     }

@@ -1,10 +1,11 @@
 //! The protocols between a Site's agent and a gateway of the hub, and between a node's watchdog and the agent: generated
-//! code, limits, digests, join tokens and key pins. Both ends use these, so that they cannot differ.
+//! code, limits, digests, MACs, join tokens and key pins. Both ends use these, so that they cannot differ.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod digest;
 pub mod limits;
+pub mod mac;
 pub mod pin;
 pub mod token;
 

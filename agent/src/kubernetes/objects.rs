@@ -97,7 +97,7 @@ pub(super) fn gang(id: &SliceId, slice: &SliceSpec, remember: u64) -> Result<Gan
     gang.metadata.annotations = Some(BTreeMap::from([
         (names::ANNOTATION_HUB_NAMESPACE.to_owned(), id.namespace.clone()),
         (names::ANNOTATION_EPOCH.to_owned(), spec.epoch.to_string()),
-        (names::ANNOTATION_FENCE.to_owned(), format!("{}/{}", slice.times.stop.as_secs(), slice.times.kill.as_secs())),
+        (names::ANNOTATION_FENCE.to_owned(), slice.times.to_string()),
         (names::ANNOTATION_STOPPED_INCARNATION.to_owned(), remember.to_string()),
     ]));
     Ok(gang)

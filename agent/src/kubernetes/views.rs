@@ -27,9 +27,7 @@ pub(super) fn gang(object: &GangObject) -> Option<(SliceId, u64, Gang)> {
         return None;
     }
     let number = |annotation: &str| object.annotations().get(annotation).and_then(|text| text.parse::<u64>().ok());
-    let fence = object.annotations().get(names::ANNOTATION_FENCE).and_then(|text| text.split_once('/'));
-    let (stop, kill) =
-        fence.and_then(|(stop, kill)| Some((stop.parse().ok()?, kill.parse().ok()?))).unwrap_or_default();
+    let times = object.annotations().get(names::ANNOTATION_FENCE).and_then(|text| Times::parse(text));
     let status = object.status.as_ref();
     let current = status.is_some_and(|status| status.observed_generation == object.metadata.generation);
     let phase = status.and_then(|status| status.phase);
@@ -43,7 +41,7 @@ pub(super) fn gang(object: &GangObject) -> Option<(SliceId, u64, Gang)> {
             GangMode::Run => Mode::Run,
         },
         members: object.spec.members.iter().filter_map(placed).collect(),
-        times: Times::from_seconds(stop, kill),
+        times: times.unwrap_or_else(|| Times::from_seconds(0, 0)),
         verdict: match phase {
             Some(phase) if current => match phase {
                 GangPhase::Pending => Verdict::Pending,

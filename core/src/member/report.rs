@@ -133,6 +133,17 @@ fn describe(slice: &Slice, member: Member, unwanted: bool) -> Option<MemberRepor
         Some(MemberReport { member, phase, node: None, address: None, reason, message: message.to_owned() })
     };
     let Some(pod) = slice.pods.get(&member).or_else(|| slice.ended.get(&member)) else {
+        if let Some(orphan) = slice.orphans.get(&member) {
+            let expired = member.incarnation <= slice.stopped();
+            return Some(MemberReport {
+                member,
+                phase: MemberPhase::Stopping,
+                node: Some(orphan.node.clone()),
+                address: None,
+                reason: if expired { Reason::LeaseExpired } else { Reason::Vanished },
+                message: "its pod is gone; its node's watchdog has not said yet that nothing of it runs".to_owned(),
+            });
+        }
         if member.incarnation <= slice.stopped() {
             return without_pod(MemberPhase::Lost, Reason::LeaseExpired, "stopped: no lease from the hub in time");
         }

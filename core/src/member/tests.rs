@@ -165,6 +165,42 @@ fn a_vanished_member_is_lost_and_never_started_again() {
     }
 }
 
+fn orphan() -> Orphan {
+    Orphan { node: "node".into(), since: Duration::from_secs(7) }
+}
+
+#[test]
+fn an_orphan_is_here_as_a_pod_is() {
+    let mut orphaned = slice(wanted(1, Mode::Run, &[m(0, 1), m(1, 1)]), Verdict::Bound, &[(m(1, 1), Phase::Ready)]);
+    orphaned.orphans.insert(m(0, 1), orphan());
+    assert_eq!(steps(&orphaned, State::Live), [], "it is not started again");
+    let stopping = (m(0, 1), MemberPhase::Stopping, Reason::Vanished);
+    assert_eq!(phases(&orphaned), [stopping.clone(), (m(1, 1), MemberPhase::Ready, Reason::None)]);
+    orphaned.wish = Wish::Wanted(wanted(2, Mode::Run, &[m(0, 2), m(1, 1)]));
+    assert_eq!(steps(&orphaned, State::Live), [], "nor is its rank");
+    assert_eq!(orphaned.strangers().collect::<Vec<_>>(), [m(0, 1)]);
+    assert!(phases(&orphaned).contains(&stopping));
+    let mut gone = orphaned.clone();
+    gone.orphans.clear();
+    assert_eq!(steps(&gone, State::Live), [Action::ApplyGang, Action::CreatePod(m(0, 2))]);
+    orphaned.pods.clear();
+    orphaned.wish = Wish::Dropped;
+    assert_eq!(steps(&orphaned, State::Live), [], "its gang stays");
+    orphaned.gang = None;
+    assert!(orphaned.is_live() && !report(&orphaned).unwrap().gone);
+    orphaned.orphans.clear();
+    assert!(report(&orphaned).unwrap().gone);
+}
+
+#[test]
+fn an_orphan_without_a_lease_is_marked_as_stopped_too() {
+    let mut orphaned = slice(wanted(3, Mode::Run, &[m(0, 3)]), Verdict::Pending, &[]);
+    orphaned.orphans.insert(m(0, 3), orphan());
+    assert_eq!(steps(&orphaned, State::Stop), [Action::MarkStopped(3)]);
+    orphaned.stopped_incarnation = 3;
+    assert_eq!(phases(&orphaned), [(m(0, 3), MemberPhase::Stopping, Reason::LeaseExpired)]);
+}
+
 #[test]
 fn a_member_that_ended_keeps_its_end_and_its_pod_until_the_hub_drops_it() {
     let members = [m(0, 1), m(1, 1)];
@@ -288,7 +324,7 @@ impl World {
                 Action::CreatePod(member) => {
                     assert!(may_start && lease == State::Live, "started without leave");
                     assert!(self.slice.gang.is_some(), "a pod without its gang");
-                    assert!(self.slice.pods.keys().all(|pod| pod.rank != member.rank), "rank {} twice", member.rank);
+                    assert!(self.slice.present().all(|here| here.rank != member.rank), "rank {} twice", member.rank);
                     assert!(member.incarnation > self.marked, "{member:?} was stopped for good");
                     self.slice.pods.insert(*member, pod(Phase::Waiting));
                     self.slice.started.insert(*member);
@@ -300,7 +336,7 @@ impl World {
                     pod.killed |= *kill;
                 }
                 Action::DeleteGang => {
-                    assert!(self.slice.pods.is_empty());
+                    assert!(self.slice.present().next().is_none());
                     self.slice.gang = None;
                 }
             }
@@ -334,9 +370,12 @@ enum Happening {
     },
     PodsEnd,
     Bound,
+    /// Its pod goes, and with it everything of it or not.
     Evict {
         rank: u32,
+        orphaned: bool,
     },
+    OrphansEnd,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -351,7 +390,8 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(rank, phase)| Happening::Progress { rank, phase }),
         2 => Just(Happening::PodsEnd),
         2 => Just(Happening::Bound),
-        1 => (0u32..5).prop_map(|rank| Happening::Evict { rank }),
+        1 => (0u32..5, any::<bool>()).prop_map(|(rank, orphaned)| Happening::Evict { rank, orphaned }),
+        1 => Just(Happening::OrphansEnd),
     ]
 }
 
@@ -382,7 +422,8 @@ fn live(world: &mut World, epoch: &mut u64, happening: Happening) {
             world.slice.ended.clear();
             world.slice.stopped_incarnation = 0;
             // A reconnected agent sees its pods before it may start anything.
-            world.slice.started.extend(world.slice.pods.keys().copied());
+            let here: Vec<Member> = world.slice.present().collect();
+            world.slice.started.extend(here);
             if world.namespace == Namespace::Furnished {
                 world.namespace = Namespace::Bare;
             }
@@ -403,7 +444,15 @@ fn live(world: &mut World, epoch: &mut u64, happening: Happening) {
                 gang.bound = gang.members.iter().map(|placed| placed.member).collect();
             }
         }
-        Happening::Evict { rank } => world.slice.pods.retain(|member, _| member.rank != rank),
+        Happening::Evict { rank, orphaned } => {
+            let gone: Vec<(Member, Pod)> = world.slice.pods.extract_if(.., |member, _| member.rank == rank).collect();
+            for (member, pod) in gone.into_iter().filter(|_| orphaned) {
+                if !pod.phase.is_over() {
+                    world.slice.orphans.insert(member, orphan());
+                }
+            }
+        }
+        Happening::OrphansEnd => world.slice.orphans.clear(),
     }
 }
 
@@ -416,6 +465,7 @@ proptest! {
             live(&mut world, &mut epoch, happening);
         }
         let none = BTreeSet::new();
+        world.slice.orphans.clear();
         let mut rounds = 0;
         loop {
             let around = Around { namespace: world.namespace, may_start: true, lease: State::Live, elsewhere: &none };

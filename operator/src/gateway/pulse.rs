@@ -24,9 +24,12 @@ impl Rhythm {
     }
 }
 
-/// The shortest time after which members of these slices are asked to stop.
+/// The shortest time after which members of these slices are asked to stop; those that run on without a lease never are.
 pub fn shortest_stop<'a>(slices: impl Iterator<Item = &'a ClusterSlice>) -> Option<Duration> {
-    slices.map(|slice| Duration::from_secs(u64::try_from(slice.spec.fence.stop_seconds).unwrap_or(0).max(1))).min()
+    slices
+        .filter(|slice| !slice.spec.autonomous)
+        .map(|slice| Duration::from_secs(u64::try_from(slice.spec.fence.stop_seconds).unwrap_or(0).max(1)))
+        .min()
 }
 
 /// When a Site was last heard and granted a lease.
@@ -92,6 +95,8 @@ mod tests {
         assert_eq!(shortest_stop(slices.iter()), Some(s(60)));
         slices[1].spec.fence.stop_seconds = 5;
         assert_eq!(shortest_stop(slices.iter()), Some(s(5)));
+        slices[1].spec.autonomous = true;
+        assert_eq!(shortest_stop(slices.iter()), Some(s(60)));
         assert_eq!(shortest_stop([].iter()), None);
     }
 
