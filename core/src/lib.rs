@@ -16,4 +16,5 @@ pub mod placement;
 pub mod scheduling;
 pub mod session;
 pub mod units;
+pub mod watchdog;
 pub mod words;
