@@ -7,6 +7,7 @@
 pub mod catalogue;
 pub mod cluster;
 pub mod device;
+pub mod freeze;
 pub mod inventory;
 pub mod lease;
 pub mod member;

@@ -43,6 +43,8 @@ pub enum Policy {
     Restart,
     /// The Cluster fails.
     Fail,
+    /// As Replace, but members that are cut off run on: two of one rank may run until their Site comes back.
+    Autonomous,
 }
 
 /// What the tenant asked for, as far as lifecycle goes.
@@ -192,38 +194,89 @@ impl Slice {
     }
 }
 
-/// What the hub knows of a Site.
+/// What the hub knows of a Site's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SiteState {
     /// It has a live session.
     Live,
-    /// It has none; its last lease was granted at `since` or earlier.
+    /// It has none.
     Lost {
-        /// When fences start.
-        since: Millis,
+        /// How long ago its last lease was granted, at least.
+        ago: Millis,
+    },
+    /// It is not in the API any more: no session can begin, and there is nothing to write a fence to.
+    Gone {
+        /// How long ago its last lease was granted, at least.
+        ago: Millis,
     },
 }
 
-impl SiteState {
-    /// Whether members there count as stopped, and when they will.
-    fn fenced(self, fence: Millis, now: Millis) -> Fence {
-        match self {
-            Self::Live => Fence::None,
-            Self::Lost { since } if now >= since.saturating_add(fence) => Fence::Expired,
-            Self::Lost { since } => Fence::At(since.saturating_add(fence)),
+/// What the hub knows of a Site, as far as one Cluster is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteView {
+    /// Its session.
+    pub state: SiteState,
+    /// The Cluster's members of this and lower incarnations count as stopped there, because the API says so. 0: none.
+    pub fenced: u64,
+    /// Its supplier wants members to leave.
+    pub draining: bool,
+    /// Nobody is replaced now, see [`crate::freeze`].
+    pub frozen: bool,
+}
+
+impl From<SiteState> for SiteView {
+    fn from(state: SiteState) -> Self {
+        Self { state, fenced: 0, draining: false, frozen: false }
+    }
+}
+
+impl SiteView {
+    /// How far the fence of members there is, which lasts `fence`; `replacing`: it is to let others take their place.
+    fn fence(self, fence: Millis, replacing: bool) -> Fence {
+        let (ago, expired) = match self.state {
+            SiteState::Live => return Fence::None,
+            SiteState::Lost { ago } => (ago, Fence::Due),
+            SiteState::Gone { ago } => (ago, Fence::Past),
+        };
+        match fence.saturating_sub(ago) {
+            left if left > 0 => Fence::After(left),
+            _ if self.frozen && replacing => Fence::Held,
+            _ => expired,
         }
     }
 }
 
-/// Whether the members of a Site count as stopped.
+/// How far the fence of a Site's members is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fence {
     /// The Site is live.
     None,
-    /// They will then.
-    At(Millis),
-    /// They do.
-    Expired,
+    /// It expires so much later.
+    After(Millis),
+    /// Its time is over, and replacing is frozen.
+    Held,
+    /// Its time is over, and it has to be written before anybody counts as stopped.
+    Due,
+    /// Its time is over, and no session can begin there: they count as stopped.
+    Past,
+}
+
+/// A fence that is to be written to its Site, checked against every change since the Site was seen lost, and read back.
+/// A session that began meanwhile makes that fail, and then nobody is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fencing {
+    /// The Site.
+    pub site: String,
+    /// Members of this and lower incarnations count as stopped from then on.
+    pub epoch: u64,
+}
+
+/// Whether the fence of `epoch` at `site` has done its work: nothing there is left that it would keep from starting.
+#[must_use]
+pub fn fence_is_over(site: &str, epoch: u64, cluster: &Cluster, slices: &[Slice]) -> bool {
+    let listed = |member: &Member| member.site == site && member.incarnation <= epoch;
+    (cluster.deleting || !cluster.members.iter().any(listed))
+        && !slices.iter().any(|slice| slice.site == site && slice.epoch <= epoch)
 }
 
 /// Why a Cluster ends.
@@ -252,6 +305,8 @@ impl End {
 pub enum Cause {
     /// `count` shrank.
     Shrunk,
+    /// Their Site is draining, and there is another place for them.
+    Drained,
     /// A commit of a higher term holds their GPUs.
     Revoked,
     /// A Site refused them.
@@ -273,6 +328,15 @@ pub struct Want {
     pub ranks: Vec<u32>,
     /// At least so many of the first of them, or none.
     pub min_new: u32,
+}
+
+/// Members that are to leave draining Sites, each when there is a place for it elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Who stays whatever is found.
+    pub keep: Vec<Member>,
+    /// What is to be placed elsewhere.
+    pub want: Want,
 }
 
 /// What is to be done to a slice.
@@ -314,6 +378,12 @@ pub struct Tally {
     pub cut_off: u32,
     /// The lost Sites of these.
     pub lost_sites: BTreeSet<String>,
+    /// Of these, members whose fence would have expired, were replacing not frozen.
+    pub frozen: u32,
+    /// Members on Sites that are draining.
+    pub draining: u32,
+    /// The draining Sites of these.
+    pub draining_sites: BTreeSet<String>,
     /// Members whose start waits for other Sites' reservations.
     pub reserving: u32,
     /// Ranks whose former member has not stopped yet.
@@ -337,13 +407,17 @@ pub struct Step {
     pub started: bool,
     /// Ranks to place, into the same commit where one is to be written.
     pub want: Option<Want>,
+    /// Members to move, when nothing else is to be committed; see [`Step::drained`].
+    pub drain: Option<Drain>,
+    /// Fences to write. Who stands behind one counts as running until it is read back.
+    pub fence: Vec<Fencing>,
     /// Nodes that a Site refused: (Site, Nodes).
     pub refused: Vec<(String, Vec<String>)>,
     /// What to do to slices; only when no commit is to be written.
     pub slices: Vec<SliceAction>,
     /// The Cluster itself is to be deleted: its time after the end is over.
     pub delete: bool,
-    /// When to look again although nothing changed.
+    /// How long until to look again although nothing changed.
     pub wake: Option<Millis>,
     /// How members stand.
     pub tally: Tally,
@@ -356,7 +430,15 @@ impl Step {
         self.cause.is_some() || self.adopt.is_some() || self.end.is_some()
     }
 
-    fn wake_at(&mut self, at: Millis) {
-        self.wake = Some(self.wake.map_or(at, |earlier| earlier.min(at)));
+    /// The ranks that [`Step::drain`] wants and that were placed leave where they are. Their slices there go first, and
+    /// their new ones follow when they have stopped.
+    pub fn drained(&mut self, placed: &BTreeSet<u32>) {
+        self.drain = None;
+        self.keep.retain(|member| !placed.contains(&member.rank));
+        self.cause = Some(Cause::Drained);
+    }
+
+    fn wake_after(&mut self, wait: Millis) {
+        self.wake = Some(self.wake.map_or(wait, |earlier| earlier.min(wait)));
     }
 }

@@ -4,29 +4,33 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ranks::{Standing, View};
 use super::{
-    Cause, Cluster, End, Kind, Member, MemberState, Millis, Policy, SiteState, Slice, Step, Tally, Want, slices,
+    Cause, Cluster, Drain, End, Fence, Kind, Member, MemberState, Millis, Policy, SLICE_RANKS, SiteView, Slice, Step,
+    Tally, Want, slices,
 };
 
 /// What happens to a Cluster next.
 ///
-/// `revoked` are ranks whose GPUs a commit that goes before holds too. `site` says what the hub knows of a Site.
+/// `revoked` are ranks whose GPUs a commit that goes before holds too. `site` says what the hub knows of a Site. `now` is
+/// compared with the Cluster's own times only, never with a fence.
 #[must_use]
 pub fn next(
     cluster: &Cluster,
     all_slices: &[Slice],
-    site: &dyn Fn(&str) -> SiteState,
+    site: &dyn Fn(&str) -> SiteView,
     revoked: &BTreeSet<u32>,
     now: Millis,
 ) -> Step {
-    let view = View::new(cluster, all_slices, site, now);
-    let mut step = Step { failures: cluster.failures, ..Step::default() };
-    if cluster.deleting || cluster.finished_at.is_some() {
-        over(cluster, all_slices, &view, now, &mut step);
+    let over = cluster.deleting || cluster.finished_at.is_some();
+    let view = View::new(cluster, all_slices, site, !over);
+    let mut step = Step { failures: cluster.failures, fence: view.due(cluster.epoch), ..Step::default() };
+    if over {
+        wind_up(cluster, all_slices, &view, now, &mut step);
         return step;
     }
     let newest = all_slices.iter().map(|slice| slice.epoch).max().unwrap_or(0);
     if newest > cluster.epoch {
         step.adopt = Some(newest);
+        step.fence.clear();
         step.keep = named_by(all_slices);
         return step;
     }
@@ -35,8 +39,8 @@ pub fn next(
         cluster.members.iter().map(|member| (member, view.standing(member))).collect();
     step.tally = tally(&standings, &view);
     for (_, standing) in &standings {
-        if let Standing::CutOff(at) = standing {
-            step.wake_at(*at);
+        if let Standing::CutOff(Fence::After(left)) = standing {
+            step.wake_after(*left);
         }
     }
     step.end = end(cluster, &standings, now, &mut step);
@@ -51,6 +55,7 @@ pub fn next(
     let waits = step.cause.is_none() && step.keep.iter().any(|member| view.undecided(member));
     if !cluster.terms.suspend && !waits {
         step.want = want(cluster, &view, &mut step);
+        step.drain = drain(cluster, &standings, &view).filter(|_| step.cause.is_none());
     }
     if step.cause.is_none() {
         let full = u32::try_from(step.keep.len()).is_ok_and(|placed| placed == cluster.terms.count);
@@ -62,7 +67,7 @@ pub fn next(
 }
 
 /// The Cluster ended, is being deleted, or is gone.
-fn over(cluster: &Cluster, all_slices: &[Slice], view: &View<'_>, now: Millis, step: &mut Step) {
+fn wind_up(cluster: &Cluster, all_slices: &[Slice], view: &View<'_>, now: Millis, step: &mut Step) {
     if !cluster.deleting && !cluster.members.is_empty() {
         step.cause = Some(Cause::Ended);
         return;
@@ -73,7 +78,7 @@ fn over(cluster: &Cluster, all_slices: &[Slice], view: &View<'_>, now: Millis, s
         if now >= at {
             step.delete = true;
         } else {
-            step.wake_at(at);
+            step.wake_after(at.saturating_sub(now));
         }
     }
 }
@@ -106,11 +111,16 @@ fn tally(standings: &[(&Member, Standing)], view: &View<'_>) -> Tally {
         match standing {
             Standing::Said(MemberState::Ready) => tally.ready += 1,
             Standing::Said(MemberState::Succeeded) => tally.succeeded += 1,
-            Standing::CutOff(_) => {
+            Standing::CutOff(fence) => {
                 tally.cut_off += 1;
+                tally.frozen += u32::from(*fence == Fence::Held);
                 tally.lost_sites.insert(member.site.clone());
             }
             _ => {}
+        }
+        if stays_while_draining(standing) && view.draining(&member.site) {
+            tally.draining += 1;
+            tally.draining_sites.insert(member.site.clone());
         }
         if view.undecided(member) {
             tally.reserving += 1;
@@ -138,7 +148,7 @@ fn end(cluster: &Cluster, standings: &[(&Member, Standing)], now: Millis, step: 
         if now >= at {
             return Some(End::DurationReached);
         }
-        step.wake_at(at);
+        step.wake_after(at.saturating_sub(now));
     }
     let failed = standings.iter().filter(|(_, standing)| *standing == Standing::Said(MemberState::Failed)).count();
     // The members of a gang fall one after the other when one fails: that is one failure.
@@ -167,9 +177,18 @@ fn leaving(
     let mut refused_incarnations = BTreeSet::new();
     let mut whole = false;
     let mut because = |cause: Cause| step.cause = step.cause.max(Some(cause));
+    let fenced = |member: &Member| member.incarnation <= view.fenced(&member.site);
+    let place = |member: &Member| (member.site.clone(), member.rank / SLICE_RANKS);
+    // Places where a fenced slice is to name new members: it is delivered again then, without those that ended in it.
+    let renewed: BTreeSet<(String, u32)> = if standings.iter().any(|(member, _)| fenced(member)) {
+        standings.iter().filter(|(member, _)| !fenced(member)).map(|(member, _)| place(member)).collect()
+    } else {
+        BTreeSet::new()
+    };
     for (member, standing) in standings {
         let cause = match standing {
             _ if terms.suspend => Cause::Suspended,
+            Standing::Said(state) if state.ended() && fenced(member) && renewed.contains(&place(member)) => Cause::Lost,
             Standing::Said(MemberState::Failed) => {
                 whole |= gang;
                 Cause::Failed
@@ -220,8 +239,8 @@ fn want(cluster: &Cluster, view: &View<'_>, step: &mut Step) -> Option<Want> {
         return None;
     }
     let live = view.live(&step.keep, &missing);
-    for at in live.values().flatten() {
-        step.wake_at(*at);
+    for left in live.values().flatten() {
+        step.wake_after(*left);
     }
     let stopping = missing.iter().filter(|rank| live.contains_key(rank)).count();
     step.tally.stopping = u32::try_from(stopping).unwrap_or(u32::MAX);
@@ -233,4 +252,32 @@ fn want(cluster: &Cluster, view: &View<'_>, step: &mut Step) -> Option<Want> {
     let kept = u32::try_from(step.keep.len()).unwrap_or(u32::MAX);
     let min_new = if terms.kind == Kind::Pods && kept > 0 { 1 } else { terms.min.saturating_sub(kept).max(1) };
     (ranks.len() >= min_new as usize).then_some(Want { ranks, min_new })
+}
+
+/// Whether a member moves when its Site drains: one that ended, or whose Site is lost, does not.
+fn stays_while_draining(standing: &Standing) -> bool {
+    match standing {
+        Standing::Undelivered => true,
+        Standing::Said(state) => !state.ended(),
+        _ => false,
+    }
+}
+
+/// Which members are to leave draining Sites. Where a gang can be restarted all of it goes.
+fn drain(cluster: &Cluster, standings: &[(&Member, Standing)], view: &View<'_>) -> Option<Drain> {
+    let terms = &cluster.terms;
+    if terms.policy == Policy::Fail {
+        return None;
+    }
+    let moves =
+        |(member, standing): &(&Member, Standing)| stays_while_draining(standing) && view.draining(&member.site);
+    if !standings.iter().any(moves) {
+        return None;
+    }
+    let gang = terms.kind != Kind::Pods;
+    let (leave, keep): (Vec<_>, Vec<_>) = standings.iter().partition(|member| gang || moves(member));
+    let ranks: Vec<u32> = leave.iter().map(|(member, _)| member.rank).collect();
+    let min_new = if gang { u32::try_from(ranks.len()).unwrap_or(u32::MAX) } else { 1 };
+    let keep = keep.into_iter().map(|(member, _)| (*member).clone()).collect();
+    Some(Drain { keep, want: Want { ranks, min_new } })
 }

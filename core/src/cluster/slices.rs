@@ -18,6 +18,12 @@ pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], vie
         if existing.is_some_and(Slice::deleting) {
             continue;
         }
+        // They have ended, or a commit without them is under way. Their record stays, and is not delivered any more: a later
+        // epoch would let their Site, which may have forgotten them, start them again.
+        if members.iter().all(|member| member.incarnation <= view.fenced(site)) {
+            step.slices.extend(existing.and_then(|slice| narrowed(slice, members)));
+            continue;
+        }
         if wait && members.iter().any(|member| !view.delivered(member)) {
             step.slices.extend(existing.and_then(|slice| narrowed(slice, members)));
             continue;
@@ -38,11 +44,12 @@ pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], vie
     for (at, slice) in slices.iter().enumerate() {
         let name = slice.name.clone();
         if slice.deleting() {
+            let over = slice.deletion == Deletion::Stopped || slice.epoch <= view.fenced(&slice.site);
             match view.fence(at) {
-                _ if slice.deletion == Deletion::Stopped => step.slices.push(SliceAction::Release { name }),
-                Fence::Expired => step.slices.push(SliceAction::Release { name }),
-                Fence::At(at) => step.wake_at(at),
-                Fence::None => {}
+                _ if over => step.slices.push(SliceAction::Release { name }),
+                Fence::Past => step.slices.push(SliceAction::Release { name }),
+                Fence::After(left) => step.wake_after(left),
+                Fence::None | Fence::Held | Fence::Due => {}
             }
         } else if !places.contains_key(&(slice.site.as_str(), slice.index)) {
             step.slices.push(SliceAction::Delete { name });
@@ -51,7 +58,7 @@ pub(super) fn follow(cluster: &Cluster, wanted: &[Member], slices: &[Slice], vie
 }
 
 /// Whether a rank that is in no slice yet has a former member somewhere that runs, or that a Site which comes back would
-/// start: a fence says that nothing runs there, not that nothing will. So former members leave their slices before new
+/// start: that a fenced slice is not delivered is its gateway's doing, and not all hangs on one rule. So former members leave their slices before new
 /// ones enter theirs, and of those that were placed together all wait when one does.
 fn predecessors_are_left(wanted: &[Member], view: &View<'_>, step: &mut Step) -> bool {
     let new: BTreeMap<u32, &str> = wanted
@@ -67,8 +74,8 @@ fn predecessors_are_left(wanted: &[Member], view: &View<'_>, step: &mut Step) ->
     let mut left = view.may_start_again(wanted).any(|(rank, site)| new.get(&rank).is_some_and(|new| *new != site));
     for until in new.keys().filter_map(|rank| live.get(rank)) {
         left = true;
-        if let Some(at) = until {
-            step.wake_at(*at);
+        if let Some(left) = until {
+            step.wake_after(*left);
         }
     }
     left

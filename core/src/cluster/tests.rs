@@ -58,12 +58,30 @@ fn slice(site: &str, epoch: u64, phase: Phase, members: &[(u32, u64)], state: Op
     }
 }
 
-fn live(_: &str) -> SiteState {
-    SiteState::Live
+fn live(_: &str) -> SiteView {
+    SiteState::Live.into()
 }
 
-fn a_lost(site: &str) -> SiteState {
-    if site == "a" { SiteState::Lost { since: 0 } } else { SiteState::Live }
+/// Site "a" is lost for so long.
+fn a_lost(ago: Millis) -> impl Fn(&str) -> SiteView {
+    move |site| if site == "a" { SiteState::Lost { ago }.into() } else { live(site) }
+}
+
+/// At Site "a" members of this and lower incarnations count as stopped.
+fn a_fenced(state: SiteState, fenced: u64) -> impl Fn(&str) -> SiteView {
+    move |site| if site == "a" { SiteView { fenced, ..state.into() } } else { live(site) }
+}
+
+fn a_draining(site: &str) -> SiteView {
+    SiteView { draining: site == "a", ..live(site) }
+}
+
+fn seen(cluster: &Cluster, slices: &[Slice], site: &dyn Fn(&str) -> SiteView) -> Step {
+    next(cluster, slices, site, &BTreeSet::new(), 0)
+}
+
+fn at_a(epoch: u64) -> Vec<Fencing> {
+    vec![Fencing { site: "a".to_owned(), epoch }]
 }
 
 fn decide(cluster: &Cluster, slices: &[Slice]) -> Step {
@@ -213,23 +231,30 @@ fn a_lost_site_is_waited_for_until_the_fence_and_then_acted_on_by_policy() {
     ];
     for (policy, kept, end) in [
         (Policy::Replace, vec![1], None),
+        (Policy::Autonomous, vec![1], None),
         (Policy::Restart, vec![], None),
         (Policy::Fail, vec![], Some(End::MembersLost)),
     ] {
         let mut placed = cluster(Kind::Pods, &sites);
         placed.terms.policy = policy;
-        let early = next(&placed, &slices, &a_lost, &BTreeSet::new(), FENCE - 1);
-        assert_eq!((early.cause, early.wake, early.tally.cut_off), (None, Some(FENCE), 1), "{policy:?}");
-        assert_eq!(early.keep, placed.members);
-        let late = next(&placed, &slices, &a_lost, &BTreeSet::new(), FENCE);
-        assert_eq!((ranks(&late.keep), late.end), (kept, end), "{policy:?}");
+        let early = seen(&placed, &slices, &a_lost(FENCE - 1));
+        assert_eq!((early.cause, early.wake, early.tally.cut_off), (None, Some(1), 1), "{policy:?}");
+        assert_eq!((&early.keep, early.fence), (&placed.members, vec![]));
+        let due = seen(&placed, &slices, &a_lost(FENCE));
+        assert_eq!((due.cause, due.want, due.end, due.wake), (None, None, None, None), "not before that is written");
+        assert_eq!((due.keep, due.fence), (placed.members.clone(), at_a(1)));
+        let late = seen(&placed, &slices, &a_fenced(SiteState::Lost { ago: FENCE }, 1));
+        assert_eq!((ranks(&late.keep), late.end, late.fence), (kept.clone(), end, vec![]), "{policy:?}");
+        // It came back after that: its members are dead all the same.
+        let back = seen(&placed, &slices, &a_fenced(SiteState::Live, 1));
+        assert_eq!((ranks(&back.keep), back.end), (kept, end), "{policy:?}");
         match policy {
-            Policy::Replace => assert_eq!(late.want, Some(Want { ranks: vec![0], min_new: 1 })),
+            Policy::Replace | Policy::Autonomous => assert_eq!(late.want, Some(Want { ranks: vec![0], min_new: 1 })),
             Policy::Restart => assert_eq!(late.want, None, "rank 1 has not stopped and the count is the minimum"),
             Policy::Fail => assert_eq!(late.want, None),
         }
         // Back before the fence: nothing happens.
-        let back = next(&placed, &slices, &live, &BTreeSet::new(), FENCE);
+        let back = seen(&placed, &slices, &live);
         assert_eq!((back.cause, back.keep), (None, placed.members));
     }
 }
@@ -249,7 +274,7 @@ fn members_that_their_own_fence_stopped_are_lost_with_their_site() {
 #[test]
 fn a_commit_that_never_reached_a_lost_site_is_withdrawn_without_waiting() {
     let placed = cluster(Kind::Pods, &["a", "b"]);
-    let step = next(&placed, &[], &a_lost, &BTreeSet::new(), 1);
+    let step = seen(&placed, &[], &a_lost(1));
     assert!(step.keep.is_empty(), "placed together, withdrawn together");
     assert_eq!(step.want, Some(Want { ranks: vec![0, 1], min_new: 2 }));
 }
@@ -262,13 +287,15 @@ fn a_rank_enters_its_new_slice_when_no_slice_elsewhere_would_start_its_former_me
     placed.members[0].incarnation = 2;
     let mut a = slice("a", 1, Phase::Run, &[(0, 1)], None);
     let delete = [SliceAction::Delete { name: "c-a".to_owned() }];
-    let at_fence = |a: &Slice| next(&placed, std::slice::from_ref(a), &a_lost, &BTreeSet::new(), FENCE);
+    let fenced = a_fenced(SiteState::Lost { ago: FENCE }, 1);
+    let at_fence = |a: &Slice| seen(&placed, std::slice::from_ref(a), &fenced);
     assert_eq!(at_fence(&a).slices, delete, "a Site that comes back now would start it");
     assert_eq!(decide(&placed, std::slice::from_ref(&a)).slices, delete, "it came back");
     a.deletion = Deletion::Started;
     assert!(decide(&placed, std::slice::from_ref(&a)).slices.is_empty(), "it may have started it");
     let entered = [("b".to_owned(), Phase::Run)];
     assert_eq!(phases(&at_fence(&a)), entered);
+    assert_eq!(at_fence(&a).slices.last(), Some(&SliceAction::Release { name: "c-a".to_owned() }));
     a.deletion = Deletion::Stopped;
     assert_eq!(phases(&decide(&placed, &[a])), entered);
 }
@@ -355,7 +382,7 @@ fn duration_and_ttl_are_waited_for() {
     placed.finished_at = Some(1_100);
     placed.members.clear();
     let step = next(&placed, &[], &live, &BTreeSet::new(), 1_200);
-    assert_eq!((step.wake, step.delete), (Some(1_600), false));
+    assert_eq!((step.wake, step.delete), (Some(400), false));
     assert!(next(&placed, &[], &live, &BTreeSet::new(), 1_600).delete);
 }
 
@@ -367,10 +394,16 @@ fn a_deleted_cluster_keeps_its_slices_until_they_are_stopped_or_fenced() {
     assert_eq!(decide(&gone, std::slice::from_ref(&a)).slices, [SliceAction::Delete { name: "c-a".to_owned() }]);
     a.deletion = Deletion::Started;
     assert!(decide(&gone, std::slice::from_ref(&a)).slices.is_empty());
-    let waiting = next(&gone, std::slice::from_ref(&a), &a_lost, &BTreeSet::new(), 10);
-    assert_eq!((waiting.slices.len(), waiting.wake), (0, Some(FENCE)));
-    let fenced = next(&gone, std::slice::from_ref(&a), &a_lost, &BTreeSet::new(), FENCE);
-    assert_eq!(fenced.slices, [SliceAction::Release { name: "c-a".to_owned() }]);
+    let waiting = seen(&gone, std::slice::from_ref(&a), &a_lost(10));
+    assert_eq!((waiting.slices.len(), waiting.wake, waiting.fence), (0, Some(FENCE - 10), vec![]));
+    let frozen = |site: &str| SiteView { frozen: true, ..a_lost(FENCE)(site) };
+    let due = seen(&gone, std::slice::from_ref(&a), &frozen);
+    assert_eq!((due.slices.len(), due.fence), (0, at_a(1)), "nobody takes its place, so a freeze does not matter");
+    let fenced = seen(&gone, std::slice::from_ref(&a), &a_fenced(SiteState::Lost { ago: FENCE }, 1));
+    let release = [SliceAction::Release { name: "c-a".to_owned() }];
+    assert_eq!((&fenced.slices[..], fenced.fence), (&release[..], vec![]));
+    let no_site = |_: &str| SiteState::Gone { ago: FENCE }.into();
+    assert_eq!(seen(&gone, std::slice::from_ref(&a), &no_site).slices, release, "no session can begin there");
     a.deletion = Deletion::Stopped;
     assert_eq!(decide(&gone, &[a]).slices, [SliceAction::Release { name: "c-a".to_owned() }]);
 }
@@ -434,4 +467,149 @@ fn large_shares_of_a_site_are_several_slices_by_rank() {
         })
         .collect();
     assert_eq!(sizes, [500, 500, 200]);
+}
+
+#[test]
+fn a_freeze_holds_fences_and_says_so() {
+    let placed = cluster(Kind::Pods, &["a", "b"]);
+    let slices = [
+        slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready)),
+        slice("b", 1, Phase::Run, &[(1, 1)], Some(MemberState::Ready)),
+    ];
+    let frozen = |ago| move |site: &str| SiteView { frozen: true, ..a_lost(ago)(site) };
+    let early = seen(&placed, &slices, &frozen(FENCE - 1));
+    assert_eq!((early.wake, early.tally.frozen), (Some(1), 0));
+    let held = seen(&placed, &slices, &frozen(FENCE));
+    assert_eq!((held.cause, held.fence, held.wake), (None, vec![], None));
+    assert_eq!((held.tally.cut_off, held.tally.frozen), (1, 1));
+}
+
+#[test]
+fn a_fence_stands_for_all_that_a_cluster_has_on_a_site() {
+    // The fence of the newer slice lasts longer, and a former member of the same Site has left the commit.
+    let mut placed = cluster(Kind::Pods, &["a", "b"]);
+    placed.epoch = 3;
+    let mut newer = slice("a", 3, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    newer.fence = 2 * FENCE;
+    let mut older = slice("a", 2, Phase::Run, &[(700, 2)], Some(MemberState::Ready));
+    (older.index, older.deletion, older.name) = (1, Deletion::Started, "c-a-1".to_owned());
+    let b = slice("b", 1, Phase::Run, &[(1, 1)], Some(MemberState::Ready));
+    let slices = [newer, older, b];
+    assert_eq!(seen(&placed, &slices, &a_lost(2 * FENCE - 1)).fence, []);
+    assert_eq!(seen(&placed, &slices, &a_lost(2 * FENCE)).fence, at_a(3));
+}
+
+#[test]
+fn what_ended_on_a_lost_site_needs_no_fence_and_its_record_is_not_delivered_again() {
+    let mut placed = cluster(Kind::Pods, &["a", "a", "b"]);
+    let mut a = slice("a", 1, Phase::Run, &[(0, 1), (1, 1)], Some(MemberState::Succeeded));
+    let b = slice("b", 1, Phase::Run, &[(2, 1)], Some(MemberState::Ready));
+    let slices = [a.clone(), b.clone()];
+    assert_eq!(seen(&placed, &slices, &a_lost(FENCE)).fence, []);
+    say(&mut a, 1, MemberState::Ready);
+    assert_eq!(seen(&placed, &[a.clone(), b.clone()], &a_lost(FENCE)).fence, at_a(1));
+    let fenced = a_fenced(SiteState::Live, 1);
+    let step = seen(&placed, &[a.clone(), b.clone()], &fenced);
+    assert_eq!((step.cause, ranks(&step.keep)), (Some(Cause::Lost), vec![0, 2]));
+    // Rank 1 went elsewhere: the slice keeps its epoch, so that it stays undelivered.
+    placed.epoch = 2;
+    placed.members[1] = member(1, 2, "b");
+    let step = seen(&placed, &[a.clone(), b.clone()], &fenced);
+    let members = vec![SliceMember { rank: 0, node: "n0".to_owned(), incarnation: 1 }];
+    let narrowed = SliceAction::Apply { site: "a".to_owned(), index: 0, epoch: 1, phase: Phase::Run, members };
+    assert_eq!(step.slices[0], narrowed);
+    // Or it comes back there: the slice is delivered again, and what ended in it runs again.
+    placed.members[1] = member(1, 2, "a");
+    let step = seen(&placed, &[a, b], &fenced);
+    assert_eq!((step.cause, ranks(&step.keep)), (Some(Cause::Lost), vec![2]), "rank 1 was placed for nothing");
+}
+
+#[test]
+fn an_undelivered_member_of_a_fenced_epoch_leaves_though_its_site_is_back() {
+    let placed = cluster(Kind::Pods, &["a", "b"]);
+    let step = seen(&placed, &[], &a_fenced(SiteState::Live, 1));
+    assert_eq!((step.cause, step.keep.len()), (Some(Cause::Lost), 0), "its slice would not be delivered");
+    let mut later = placed.clone();
+    later.epoch = 2;
+    later.members.iter_mut().for_each(|member| member.incarnation = 2);
+    assert_eq!(seen(&later, &[], &a_fenced(SiteState::Live, 1)).cause, None);
+}
+
+#[test]
+fn a_fence_is_over_when_nothing_of_its_epochs_is_left_there() {
+    let placed = cluster(Kind::Pods, &["a", "b"]);
+    let (old, new) = (slice("a", 1, Phase::Run, &[(0, 1)], None), slice("a", 2, Phase::Run, &[(0, 2)], None));
+    let mut elsewhere = placed.clone();
+    elsewhere.members.remove(0);
+    let mut deleted = placed.clone();
+    deleted.deleting = true;
+    for (epoch, cluster, slices, over) in [
+        (1, &elsewhere, vec![], true),
+        (1, &placed, vec![], false),
+        (1, &deleted, vec![], true),
+        (1, &elsewhere, vec![old.clone()], false),
+        (1, &elsewhere, vec![new.clone()], true),
+        (2, &elsewhere, vec![new], false),
+    ] {
+        assert_eq!(fence_is_over("a", epoch, cluster, &slices), over, "{epoch} {slices:?}");
+    }
+    assert!(fence_is_over("b", 0, &elsewhere, &[old]), "another Site's");
+}
+
+#[test]
+fn members_leave_a_draining_site_when_there_is_a_place_for_them() {
+    for (kind, policy, moved) in [
+        (Kind::Pods, Policy::Replace, vec![0, 1]),
+        (Kind::Pods, Policy::Autonomous, vec![0, 1]),
+        (Kind::Pods, Policy::Fail, vec![]),
+        (Kind::Torch, Policy::Restart, vec![0, 1, 2]),
+        (Kind::Torch, Policy::Fail, vec![]),
+    ] {
+        let sites = if kind == Kind::Pods { ["a", "a", "b"] } else { ["a", "a", "a"] };
+        let mut placed = cluster(kind, &sites);
+        placed.terms.policy = policy;
+        let mut slices = vec![slice("a", 1, Phase::Run, &[(0, 1), (1, 1)], Some(MemberState::Ready))];
+        if kind == Kind::Pods {
+            slices.push(slice("b", 1, Phase::Run, &[(2, 1)], Some(MemberState::Ready)));
+        } else {
+            slices = vec![slice("a", 1, Phase::Run, &[(0, 1), (1, 1), (2, 1)], Some(MemberState::Ready))];
+        }
+        let mut step = seen(&placed, &slices, &a_draining);
+        assert_eq!((step.cause, &step.keep), (None, &placed.members), "they stay until there is a place");
+        assert_eq!(step.tally.draining, if kind == Kind::Pods { 2 } else { 3 });
+        let drain = step.drain.clone();
+        assert_eq!(
+            drain.as_ref().map(|drain| drain.want.ranks.clone()).unwrap_or_default(),
+            moved,
+            "{kind:?} {policy:?}"
+        );
+        let Some(drain) = drain else { continue };
+        let gang = kind != Kind::Pods;
+        assert_eq!((drain.want.min_new, drain.keep.len()), if gang { (3, 0) } else { (1, 1) });
+        // There is a place for rank 0 only, or for all of the gang.
+        step.drained(&if gang { BTreeSet::from([0, 1, 2]) } else { BTreeSet::from([0]) });
+        assert_eq!((step.cause, ranks(&step.keep)), (Some(Cause::Drained), if gang { vec![] } else { vec![1, 2] }));
+    }
+    let mut suspended = cluster(Kind::Pods, &["a"]);
+    suspended.terms.suspend = true;
+    let a = [slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready))];
+    assert_eq!(seen(&suspended, &a, &a_draining).drain, None);
+    let ended = [slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Succeeded))];
+    assert_eq!(seen(&cluster(Kind::Torch, &["a"]), &ended, &a_draining).drain, None);
+}
+
+#[test]
+fn a_moved_member_starts_when_its_former_one_has_stopped() {
+    let mut placed = cluster(Kind::Pods, &["b"]);
+    placed.epoch = 2;
+    placed.members[0].incarnation = 2;
+    let mut a = slice("a", 1, Phase::Run, &[(0, 1)], Some(MemberState::Ready));
+    assert_eq!(
+        seen(&placed, std::slice::from_ref(&a), &a_draining).slices,
+        [SliceAction::Delete { name: "c-a".to_owned() }]
+    );
+    a.deletion = Deletion::Started;
+    assert_eq!(seen(&placed, std::slice::from_ref(&a), &a_draining).slices, []);
+    a.deletion = Deletion::Stopped;
+    assert_eq!(phases(&seen(&placed, &[a], &a_draining)), [("b".to_owned(), Phase::Run)]);
 }

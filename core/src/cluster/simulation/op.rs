@@ -16,6 +16,8 @@ pub(super) enum Op {
     Silence,
     /// The operator's watches catch up with one Site's slices, or with the Cluster.
     Watch(usize),
+    /// Its watch of Sites catches up with one.
+    See(usize),
     /// It decides; its writes happen, or only so many of the slices' do, or the commit is lost.
     Decide {
         writes: usize,
@@ -34,6 +36,10 @@ pub(super) enum Op {
     Advance(Millis),
     /// A Site will refuse the next capacity that it is asked for.
     Refuse(usize),
+    /// A supplier wants its members to leave, or not any more.
+    Drain(usize, bool),
+    /// Replacing is frozen, or not any more.
+    Freeze(bool),
     Count(u32),
     Suspend(bool),
     Delete,
@@ -59,7 +65,10 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => site.clone().prop_map(Op::Cut),
         2 => site.clone().prop_map(Op::Return),
         4 => (1_i64..130_000).prop_map(Op::Advance),
-        2 => site.prop_map(Op::Refuse),
+        6 => site.clone().prop_map(Op::See),
+        2 => site.clone().prop_map(Op::Refuse),
+        2 => (site, any::<bool>()).prop_map(|(site, on)| Op::Drain(site, on)),
+        1 => prop::bool::weighted(0.3).prop_map(Op::Freeze),
         4 => (1_u32..6).prop_map(Op::Count),
         1 => any::<bool>().prop_map(Op::Suspend),
         1 => Just(Op::Delete),

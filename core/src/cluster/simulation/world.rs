@@ -21,6 +21,15 @@ struct Held {
     generation: u64,
 }
 
+/// A Site as the hub's API holds it.
+#[derive(Clone, Copy, Debug, Default)]
+struct HubSite {
+    version: u64,
+    lost_at: Option<Millis>,
+    fenced: Option<u64>,
+    draining: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Place {
     cut_at: Option<Millis>,
@@ -45,6 +54,9 @@ pub(super) struct World {
     seen_cluster: (Cluster, u64),
     seen_slices: BTreeMap<(usize, u32), Held>,
     sites: Vec<Place>,
+    hub_sites: Vec<HubSite>,
+    seen_sites: Vec<HubSite>,
+    frozen: bool,
     stopped: BTreeSet<(u32, u64)>,
     /// By epoch: the members that it placed, with their Sites.
     groups: BTreeMap<u64, BTreeSet<(usize, u32)>>,
@@ -74,6 +86,9 @@ impl World {
             slices: BTreeMap::new(),
             seen_slices: BTreeMap::new(),
             sites: vec![Place::default(); SITES.len()],
+            hub_sites: vec![HubSite::default(); SITES.len()],
+            seen_sites: vec![HubSite::default(); SITES.len()],
+            frozen: false,
             stopped: BTreeSet::new(),
             groups: BTreeMap::new(),
             reserved: BTreeSet::new(),
@@ -107,6 +122,7 @@ impl World {
             }
             Op::Watch(site) if site == SITES.len() => self.watch_cluster(),
             Op::Watch(site) => self.watch(site),
+            Op::See(site) => self.see(site),
             Op::Decide { writes, commits } => self.decide(writes, commits),
             Op::Deliver(site) => self.deliver(site),
             Op::Act(site) => self.act(site),
@@ -121,18 +137,23 @@ impl World {
             }
             Op::Cut(site) => {
                 let now = self.now;
-                self.sites[site].cut_at.get_or_insert(now);
+                if self.sites[site].cut_at.is_none() {
+                    self.sites[site].cut_at = Some(now);
+                    self.edit_site(site, |hub| hub.lost_at = Some(now));
+                }
             }
             Op::Return(site) => {
                 // In a new session nothing starts before the hub has listed everything.
                 if self.sites[site].cut_at.take().is_some() {
                     self.sites[site].synced = false;
+                    self.edit_site(site, |hub| hub.lost_at = None);
                 }
             }
             Op::Advance(by) => {
                 self.now += by;
                 for site in 0..SITES.len() {
-                    if self.sites[site].cut_at.is_some_and(|cut| self.now >= cut + KILL) {
+                    let autonomous = self.cluster.terms.policy == Policy::Autonomous;
+                    if !autonomous && self.sites[site].cut_at.is_some_and(|cut| self.now >= cut + KILL) {
                         for key in self.sites[site].live().copied().collect::<Vec<_>>() {
                             self.end(site, key, MemberState::Expired);
                         }
@@ -141,6 +162,8 @@ impl World {
                 }
             }
             Op::Refuse(site) => self.sites[site].refuses = true,
+            Op::Drain(site, on) => self.edit_site(site, |hub| hub.draining = on),
+            Op::Freeze(on) => self.frozen = on,
             Op::Count(count) => self.edit(|cluster| {
                 cluster.terms.count = count;
                 cluster.terms.min = count;
@@ -155,6 +178,11 @@ impl World {
         self.version += 1;
     }
 
+    fn edit_site(&mut self, site: usize, change: impl FnOnce(&mut HubSite)) {
+        change(&mut self.hub_sites[site]);
+        self.hub_sites[site].version += 1;
+    }
+
     fn end(&mut self, site: usize, key: (u32, u64), state: MemberState) {
         self.stopped.insert(key);
         if let Some((_, known)) = self.sites[site].running.get_mut(&key) {
@@ -163,7 +191,10 @@ impl World {
     }
 
     fn watch_all(&mut self) {
-        (0..SITES.len()).for_each(|site| self.watch(site));
+        (0..SITES.len()).for_each(|site| {
+            self.watch(site);
+            self.see(site);
+        });
         self.watch_cluster();
     }
 
@@ -177,15 +208,52 @@ impl World {
         self.seen_slices.extend(now.collect::<Vec<_>>());
     }
 
-    fn state(&self, name: &str) -> SiteState {
-        self.sites[site_of(name)].cut_at.map_or(SiteState::Live, |since| SiteState::Lost { since })
+    fn see(&mut self, site: usize) {
+        self.seen_sites[site] = self.hub_sites[site];
+    }
+
+    /// A Site as the operator has seen it.
+    fn view(&self, name: &str) -> SiteView {
+        let seen = self.seen_sites[site_of(name)];
+        let state = seen.lost_at.map_or(SiteState::Live, |at| SiteState::Lost { ago: self.now - at });
+        SiteView { state, fenced: seen.fenced.unwrap_or(0), draining: seen.draining, frozen: self.frozen }
+    }
+
+    /// A write of the Site as it was seen; a conflict brings the present one. What is written is read back.
+    fn write_site(&mut self, site: usize, change: impl FnOnce(&mut HubSite)) {
+        if self.seen_sites[site].version == self.hub_sites[site].version {
+            self.edit_site(site, change);
+        }
+        self.see(site);
+    }
+
+    fn fences(&mut self, step: &Step, cluster: &Cluster, slices: &[Slice]) {
+        for Fencing { site, epoch } in &step.fence {
+            self.write_site(site_of(site), |hub| hub.fenced = hub.fenced.max(Some(*epoch)));
+        }
+        for (site, name) in SITES.iter().enumerate() {
+            let over = |epoch| fence_is_over(name, epoch, cluster, slices);
+            if self.seen_sites[site].fenced.is_some_and(over) {
+                self.write_site(site, |hub| hub.fenced = None);
+            }
+        }
     }
 
     fn decide(&mut self, writes: usize, commits: bool) {
         let (cluster, version) = self.seen_cluster.clone();
         let slices: Vec<Slice> = self.seen_slices.values().map(|held| held.slice.clone()).collect();
-        let step = next(&cluster, &slices, &|site| self.state(site), &BTreeSet::new(), self.now);
-        let placed = step.want.as_ref().and_then(|want| self.place(&cluster, &step.keep, want, &slices));
+        let mut step = next(&cluster, &slices, &|site| self.view(site), &BTreeSet::new(), self.now);
+        if writes > 0 {
+            self.fences(&step, &cluster, &slices);
+        }
+        let mut placed = step.want.as_ref().and_then(|want| self.place(&cluster, &step.keep, want, &slices));
+        if !step.recommits() && placed.is_none() {
+            let drain = step.drain.clone();
+            placed = drain.and_then(|drain| self.place(&cluster, &drain.keep, &drain.want, &slices));
+            if let Some(placed) = &placed {
+                step.drained(&placed.iter().map(|member| member.rank).collect());
+            }
+        }
         if step.recommits() || placed.is_some() {
             if version != self.version {
                 // A conflict: what was seen is read again.
@@ -239,7 +307,7 @@ impl World {
         self.turn += 1;
         let gang = cluster.terms.kind != Kind::Pods;
         let mut sites: Vec<&str> = (0..SITES.len()).map(|n| SITES[(n + self.turn) % SITES.len()]).collect();
-        sites.retain(|site| self.state(site) == SiteState::Live);
+        sites.retain(|site| self.view(site).state == SiteState::Live && !self.view(site).draining);
         if let Some(anchor) = keep.first().filter(|_| gang) {
             sites.retain(|site| *site == anchor.site);
         }
@@ -305,7 +373,9 @@ impl World {
 
     fn deliver(&mut self, site: usize) {
         if self.sites[site].cut_at.is_none() {
-            let listed = self.slices.iter().filter(|(key, _)| key.0 == site);
+            // A gateway does not deliver what is fenced.
+            let fenced = self.hub_sites[site].fenced.unwrap_or(0);
+            let listed = self.slices.iter().filter(|(key, held)| key.0 == site && held.slice.epoch > fenced);
             self.sites[site].synced = true;
             self.sites[site].told = listed.map(|(key, held)| (key.1, held.clone())).collect();
         }
@@ -336,6 +406,8 @@ impl World {
             self.stopped.insert(*key);
         }
         place.held.retain(|key| listed.contains(key));
+        // Nothing starts before everything that is not listed is gone.
+        let leftover = place.running.iter().any(|(key, (_, state))| !listed.contains(key) && !state.ended());
         for held in told {
             let slice = &held.slice;
             for member in &slice.members {
@@ -350,7 +422,7 @@ impl World {
                 if slice.phase == Phase::Reserve && slice.epoch == member.incarnation {
                     place.held.insert(key);
                     self.reserved.insert(key);
-                } else {
+                } else if !leftover {
                     assert!(!self.stopped.contains(&key), "incarnation {key:?} starts again");
                     let group = &self.groups[&key.1];
                     let over_several = group.iter().any(|(other, _)| *other != site);
@@ -398,7 +470,7 @@ impl World {
             let mut nodes: HashMap<&str, usize> = HashMap::new();
             for (key, (node, state)) in &place.running {
                 if !state.ended() {
-                    let other = live.insert(key.0, key.1);
+                    let other = live.insert(key.0, key.1).filter(|_| self.cluster.terms.policy != Policy::Autonomous);
                     assert_eq!(other, None, "rank {} runs twice: {} and {other:?}", key.0, key.1);
                     *nodes.entry(node).or_default() += 1;
                 }
@@ -418,7 +490,16 @@ impl World {
         for round in 0..400 {
             for site in 0..SITES.len() {
                 self.sites[site].refuses = false;
-                for op in [Op::Return(site), Op::Deliver(site), Op::Act(site), Op::Report(site), Op::Watch(site)] {
+                self.frozen = false;
+                for op in [
+                    Op::Drain(site, false),
+                    Op::Return(site),
+                    Op::See(site),
+                    Op::Deliver(site),
+                    Op::Act(site),
+                    Op::Report(site),
+                    Op::Watch(site),
+                ] {
                     self.apply(&op);
                     self.check();
                 }
@@ -431,6 +512,7 @@ impl World {
         let running: usize = self.sites.iter().map(|place| place.live().count()).sum();
         let held: usize = self.sites.iter().map(|place| place.held.len()).sum();
         assert_eq!(held, 0, "something stays half reserved");
+        assert!(self.hub_sites.iter().all(|site| site.fenced.is_none()), "a fence is left: {:?}", self.hub_sites);
         let cluster = &self.cluster;
         if cluster.deleting || cluster.finished_at.is_some() || cluster.terms.suspend {
             assert_eq!((running, self.slices.len()), (0, 0), "something is left");
