@@ -225,8 +225,17 @@ impl World {
         agent.interval = Duration::from_secs(5);
         let held = agent.entries.iter().map(|(key, entry)| (*key, entry.spec.clone())).collect();
         let hello = Hello { held, wants: agent.wants, ready: agent.ready.clone() };
-        self.tell(Link::AgentGateway(s, g), Way::Up, Proc::Gateway(g), false, move |world| {
-            world.gateway_greeted(g, s, id, hello);
+        // A connection needs both ways before anything is said.
+        let link = Link::AgentGateway(s, g);
+        let life = self.life(proc).number;
+        self.tell(link, Way::Up, Proc::Gateway(g), false, move |world| {
+            world.tell(link, Way::Down, proc, false, move |world| {
+                if world.life(proc).number == life && world.of(s, id).is_some() {
+                    world.tell(link, Way::Up, Proc::Gateway(g), false, move |world| {
+                        world.gateway_greeted(g, s, id, hello);
+                    });
+                }
+            });
         });
         self.after(proc, 10_000, move |world| {
             if world.of(s, id).is_some_and(|stream| !stream.live) {
@@ -533,6 +542,24 @@ impl World {
         }
         self.decide_soon(s);
         age
+    }
+
+    /// A process at one end of sessions ended: the other end is told when the way to it is open.
+    pub fn sessions_break(&mut self, proc: Proc) {
+        match proc {
+            Proc::Gateway(g) => {
+                for s in 0..self.agents.len() {
+                    let Some(id) = self.agents[s].stream.as_ref().filter(|stream| stream.gateway == g).map(|s| s.id) else {
+                        continue;
+                    };
+                    self.tell(Link::AgentGateway(s, g), Way::Down, Proc::Agent(s), false, move |world| {
+                        world.agent_hears(s, id, ToAgent::Goodbye);
+                    });
+                }
+            }
+            Proc::Agent(s) => self.to_gateway(s, ToGateway::Close),
+            _ => {}
+        }
     }
 
     /// Whether an agent has nothing under way.

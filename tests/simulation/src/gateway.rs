@@ -491,6 +491,9 @@ impl World {
 
     /// A watch shows something.
     pub fn gateway_sees(&mut self, g: usize, change: Change) {
+        if !self.gateways[g].listed {
+            return;
+        }
         let told = change.clone();
         self.gateways[g].cache.take(change);
         match told {

@@ -364,7 +364,7 @@ impl World {
         }
         let over = self.operators[o].cache.sites.iter().enumerate().find_map(|(site, seen)| {
             let (_, epoch) = seen.fenced.iter().find(|(uid, _)| *uid == c)?;
-            core::fence_is_over(&site_name(site), *epoch, &object.state.members, &slices).then_some((site, seen.version))
+            core::fence_is_over(&site_name(site), *epoch, &object.state, &slices).then_some((site, seen.version))
         });
         if let Some((site, version)) = over {
             self.dispatch(

@@ -81,13 +81,17 @@ impl Setup {
             20..30 => Scene::Drained,
             _ => Scene::Storm,
         };
-        let quiet = matches!(scene, Scene::Lost | Scene::Drained);
-        let count = if scene == Scene::Many { 24 } else { usize::try_from(rng.between(2, 5)).unwrap_or(2) };
+        let count = match scene {
+            Scene::Many => 24,
+            Scene::Storm => usize::try_from(rng.between(2, 5)).unwrap_or(2),
+            // Room for everybody wherever the others are.
+            Scene::Lost | Scene::Drained => 4,
+        };
         let sites = (0..count)
             .map(|n| SiteSetup { watchdog: scene != Scene::Storm || rng.percent(85), supplier: n % 4 })
             .collect();
         let clusters = if scene == Scene::Many { 12 } else { rng.between(1, 3) };
-        let clusters = (0..clusters).map(|n| cluster(&mut rng, quiet || scene == Scene::Many, n > 0 && quiet)).collect();
+        let clusters = (0..clusters).map(|n| cluster(&mut rng, scene, n > 0)).collect();
         let lease = if rng.percent(40) { 60_000 } else { 300_000 };
         let faults_until = match scene {
             Scene::Storm => rng.between(120_000, 600_000),
@@ -98,7 +102,9 @@ impl Setup {
     }
 }
 
-fn cluster(rng: &mut Rng, movable: bool, pods: bool) -> ClusterSetup {
+fn cluster(rng: &mut Rng, scene: Scene, another: bool) -> ClusterSetup {
+    let movable = scene != Scene::Storm;
+    let pods = another && movable;
     let (kind, policy) = match rng.between(0, 10) {
         _ if pods => (Kind::Pods, Policy::Replace),
         0..5 => (Kind::Pods, Policy::Replace),
@@ -128,5 +134,6 @@ fn cluster(rng: &mut Rng, movable: bool, pods: bool) -> ClusterSetup {
         started_at: None,
         finished_at: None,
     };
-    ClusterSetup { state, times: TIMES[rng.index(TIMES.len())] }
+    let times = if scene == Scene::Many { TIMES[0] } else { TIMES[rng.index(TIMES.len())] };
+    ClusterSetup { state, times }
 }

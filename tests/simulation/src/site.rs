@@ -260,7 +260,8 @@ impl World {
                     .map(|(at, _)| *at)
                     .collect();
                 for (key, member) in there {
-                    drop(self.delete_pod(s, key, member, false));
+                    // One that is gone needs no deletion.
+                    let _: Result<(), ApiError> = self.delete_pod(s, key, member, false);
                 }
             }
         }
