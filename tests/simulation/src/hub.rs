@@ -372,6 +372,7 @@ impl World {
         }
         let mut object = (*self.hub.sites[at]).clone();
         patch(&mut object);
+        judge::changes(self, at, &object);
         object.version = self.next_version();
         let object = Rc::new(object);
         self.hub.sites[at] = Rc::clone(&object);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use atoll_core::cluster::{Kind, Policy};
 use atoll_core::member::Member;
 
-use crate::hub::{ClusterObject, Key, SliceObject, SliceStatus, Wants};
-use crate::operator::number;
+use crate::hub::{ClusterObject, Key, SliceObject, SiteObject, SliceStatus, Wants};
+use crate::operator::{LATEST, number};
 use crate::setup::{GPUS, NODES, Scene, Setup};
 use crate::world::{Proc, Time, World};
 
@@ -61,6 +61,9 @@ const WAKING: Time = 3_500;
 /// From the end of a fence, or the notice of a drain, until all run elsewhere.
 const PROMPT: Time = 5_000;
 
+/// A commit may be written so long after what it was decided on.
+const LATE: Time = LATEST + 15_000;
+
 /// What the judges remember.
 #[derive(Debug)]
 pub struct Judge {
@@ -75,6 +78,8 @@ pub struct Judge {
     pub clock: Option<(usize, bool, Time)>,
     /// Nobody is to be replaced.
     pub frozen: bool,
+    /// When each Site was last seen by the hub in a state that lets members move.
+    troubled: Vec<Time>,
 }
 
 impl Judge {
@@ -88,6 +93,7 @@ impl Judge {
             sessions: vec![(0, 0); setup.sites.len()],
             clock: None,
             frozen: false,
+            troubled: vec![0; setup.sites.len()],
         }
     }
 
@@ -201,7 +207,8 @@ pub fn committed(world: &mut World, c: usize, new: &ClusterObject) {
         let at = Member { rank, incarnation: member.incarnation };
         let runs = running(world).any(|(cluster, member, s, _)| cluster == c && member == at && s == site);
         let there = &world.hub.sites[site];
-        let well = there.connected && there.wants == Wants::Accepting && there.ready.iter().all(|ready| *ready);
+        // What was decided then may be written late.
+        let well = is_well(there) && world.judge.troubled[site] + LATE < world.now;
         let fenced = there.fenced.iter().any(|(uid, epoch)| *uid == c && at.incarnation <= *epoch);
         let said = world.hub.slices.get(&(c, site)).and_then(|slice| slice.status.as_ref()?.members.get(&(rank, at.incarnation)));
         let ended = said.is_some_and(|(state, _)| state.ended());
@@ -213,10 +220,21 @@ pub fn committed(world: &mut World, c: usize, new: &ClusterObject) {
     }
 }
 
+fn is_well(site: &SiteObject) -> bool {
+    site.connected && site.wants == Wants::Accepting && site.ready.iter().all(|ready| *ready)
+}
+
+/// A Site's status is about to be written.
+pub fn changes(world: &mut World, s: usize, new: &SiteObject) {
+    if !is_well(&world.hub.sites[s]) || !is_well(new) {
+        world.judge.troubled[s] = world.now;
+    }
+}
+
 /// What a Site said is about to be written.
 pub fn reported(world: &mut World, slice: &SliceObject, new: &SliceStatus) {
     let Some(old) = &slice.status else { return };
-    if new.session < old.session || (new.session == old.session && new.epoch < old.epoch && !slice.deleting) {
+    if new.session < old.session || (new.session == old.session && (1..old.epoch).contains(&new.epoch)) {
         let words = format!(
             "slice {:?}: session {} epoch {} over session {} epoch {}",
             slice.key, new.session, new.epoch, old.session, old.epoch

@@ -11,6 +11,7 @@ use atoll_core::watchdog::{Admission, Answer, Clocks, Lease, Pod, Saved, Watchdo
 use crate::hub::Key;
 use crate::judge;
 use crate::rule::Rule;
+use crate::setup::Scene;
 use crate::site::PodObject;
 use crate::world::{Link, Proc, Time, Way, World};
 
@@ -166,7 +167,7 @@ impl World {
         let wait = match (runs, kill) {
             (false, _) => 10,
             (true, true) => self.rng.between(50, 1_000),
-            (true, false) if self.rng.percent(30) => grace,
+            (true, false) if self.setup.scene == Scene::Storm && self.rng.percent(30) => grace,
             (true, false) => self.rng.between(50, grace.min(2_000)),
         };
         self.after(Proc::Kubelet(s, n), wait, move |world| world.container_ends(s, n, uid, "is stopped"));

@@ -14,12 +14,14 @@ use atoll_core::session::SeenLease;
 
 use crate::hub::{Cache, Change, ClusterObject, Key, LeaseObject, SliceObject, Spec, Wants};
 use crate::rule::Rule;
-use crate::setup::{GPUS, NODES};
+use crate::setup::{GPUS, NODES, Scene};
 use crate::world::{ApiError, Proc, Time, World};
 
 /// The operators' Lease.
 const LEADER_LEASE: Duration = Duration::from_secs(15);
 const NEVER: Millis = 1 << 50;
+/// A write that a process was held up with comes so late at most.
+pub const LATEST: Time = 40_000;
 
 /// An operator's memory.
 #[derive(Debug, Default)]
@@ -400,8 +402,8 @@ impl World {
             });
         };
         // A process may stand still between its decision and its write, and write when another leads.
-        if self.rng.percent(2) {
-            let wait = self.rng.between(1_000, 40_000);
+        if self.setup.scene == Scene::Storm && self.rng.percent(2) {
+            let wait = self.rng.between(1_000, LATEST);
             self.judge.count("late write of an operator");
             self.after(proc, wait, send);
         } else {
