@@ -1,8 +1,9 @@
 //! Flags.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use atoll_api::names::SYSTEM_NAMESPACE;
+use atoll_api::names::{SYSTEM_NAMESPACE, WATCHDOG_KEY_SECRET};
 use atoll_runtime::process::CommonArgs;
 use atoll_wire::token::JoinToken;
 
@@ -51,6 +52,15 @@ pub struct RunArgs {
     /// Secret that keeps the Site's key and certificate.
     #[arg(long, value_name = "NAME", default_value = "atoll-agent-identity")]
     pub state_secret: String,
+    /// Where the watchdogs of the Site's nodes are answered; without it none is, and only the Site's API stops members.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub watchdog_listen: Option<SocketAddr>,
+    /// File that holds the key that the watchdogs have too, instead of the Secret.
+    #[arg(long, value_name = "FILE", requires = "watchdog_listen")]
+    pub watchdog_key: Option<PathBuf>,
+    /// Secret that holds the key; made when there is none.
+    #[arg(long, value_name = "NAME", default_value = WATCHDOG_KEY_SECRET)]
+    pub watchdog_key_secret: String,
     /// Domain of the Site's cluster DNS.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,

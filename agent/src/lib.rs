@@ -7,6 +7,7 @@
 //! - [`manager`] alone knows what is wanted and what is there, has `atoll_core::member` decide, and has a
 //!   [`runtime::MemberRuntime`] take the steps; [`kubernetes`] is the one there is.
 //! - [`inventory`] watches Nodes and other pods.
+//! - [`nodes`] answers the nodes' watchdogs with what the manager says.
 //! - [`identity`] joins and renews the certificate.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -20,6 +21,7 @@ pub mod kubernetes;
 pub mod manager;
 pub mod metrics;
 pub mod naming;
+pub mod nodes;
 pub mod outbox;
 pub mod pod;
 pub mod process;

@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::inventory::Ailing;
+use crate::inventory::InventoryBook;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
+use crate::nodes::{Answer, Ask};
 use crate::outbox::Outbox;
 use crate::runtime::{MemberRuntime, Outcome};
 use state::{State, Task};
@@ -66,8 +67,10 @@ pub struct Manager<R> {
     pub granted: watch::Receiver<Duration>,
     /// The boot-time clock.
     pub clock: fn() -> Duration,
-    /// Members that hold GPUs that are Unhealthy.
-    pub ailing: watch::Receiver<Arc<Ailing>>,
+    /// What watchdogs ask; `None`: none is listened to.
+    pub watchdogs: Option<mpsc::Receiver<Ask>>,
+    /// Told which nodes have a watchdog; tells which are lost.
+    pub inventory: Arc<InventoryBook>,
     /// Told whether any member holds GPUs here; `None` until everything was listed.
     pub holding: watch::Sender<Option<bool>>,
     /// What `/readyz` says.
@@ -87,7 +90,11 @@ impl<R: MemberRuntime> Manager<R> {
     /// Runs until `shutdown`.
     pub async fn run(mut self, mut hub: mpsc::Receiver<HubEvent>, shutdown: CancellationToken) {
         let mut seen = self.runtime.observe().ready_chunks(BATCH);
-        let mut state = State::default();
+        let mut state = if self.watchdogs.is_some() { State::watched() } else { State::default() };
+        let (mut ailing, mut lost) = (self.inventory.ailing(), self.inventory.lost());
+        let mut asks = Vec::with_capacity(BATCH);
+        // Until the first grant the value says when this process began.
+        let start = *self.granted.borrow();
         let mut begin: Option<oneshot::Sender<Vec<SliceDigest>>> = None;
         let mut tasks = JoinSet::<Finished>::new();
         let slices = Backoff::<SliceId>::new(RETRY_BASE, RETRY_CAP);
@@ -106,7 +113,7 @@ impl<R: MemberRuntime> Manager<R> {
                         return;
                     };
                     for observation in observations {
-                        state.observe(observation);
+                        state.observe(observation, (self.clock)());
                     }
                 }
                 count = hub.recv_many(&mut events, BATCH) => {
@@ -114,14 +121,7 @@ impl<R: MemberRuntime> Manager<R> {
                         return;
                     }
                     for event in events.drain(..) {
-                        if let HubEvent::Begin(answer) = event {
-                            state.begin();
-                            self.outbox.clear();
-                            begin = Some(answer);
-                        } else if let Err(error) = state.hear(event) {
-                            self.metrics.hub_messages_refused.inc();
-                            tracing::warn!(%error, "a message of the hub was refused");
-                        }
+                        begin = self.hear(event, &mut state).or(begin);
                     }
                 }
                 Some(finished) = tasks.join_next() => match finished {
@@ -138,11 +138,23 @@ impl<R: MemberRuntime> Manager<R> {
                         return;
                     }
                 }
-                result = self.ailing.changed() => {
+                result = ailing.changed() => {
                     if result.is_err() {
                         return;
                     }
-                    state.set_ailing(self.ailing.borrow_and_update().clone());
+                    state.set_ailing(ailing.borrow_and_update().clone());
+                }
+                result = lost.changed() => {
+                    if result.is_err() {
+                        return;
+                    }
+                    state.set_lost(&lost.borrow_and_update().clone(), (self.clock)());
+                }
+                () = receive(&mut self.watchdogs, &mut asks) => {
+                    let granted = *self.granted.borrow();
+                    for ask in asks.drain(..) {
+                        answer(ask, &mut state, (granted > start).then_some(granted), (self.clock)());
+                    }
                 }
                 () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
             }
@@ -157,16 +169,36 @@ impl<R: MemberRuntime> Manager<R> {
                 let _ = answer.send(state.held());
             }
             let granted = *self.granted.borrow();
+            if granted > start {
+                state.grant((self.clock)());
+            }
             for task in state.decide(granted, (self.clock)()) {
                 self.start(task, &mut tasks);
             }
             for (id, report) in state.take_reports() {
                 self.outbox.put(id.clone(), crate::convert::report(&id, &report));
             }
+            if let Some(watched) = state.take_watched() {
+                self.inventory.set_watched(watched);
+            }
             state.count(&self.metrics);
             let holding = Some(state.is_holding());
             self.holding.send_if_modified(|told| std::mem::replace(told, holding) != holding);
         }
+    }
+
+    /// Takes in what a session says; `Some`: it begins, and is to be answered so.
+    fn hear(&self, event: HubEvent, state: &mut State) -> Option<oneshot::Sender<Vec<SliceDigest>>> {
+        if let HubEvent::Begin(answer) = event {
+            state.begin();
+            self.outbox.clear();
+            return Some(answer);
+        }
+        if let Err(error) = state.hear(event) {
+            self.metrics.hub_messages_refused.inc();
+            tracing::warn!(%error, "a message of the hub was refused");
+        }
+        None
     }
 
     fn start(&self, task: Task, tasks: &mut JoinSet<Finished>) {
@@ -187,6 +219,32 @@ impl<R: MemberRuntime> Manager<R> {
             }
         }
     }
+}
+
+/// Waits for questions of watchdogs; for ever where none is listened to.
+async fn receive(watchdogs: &mut Option<mpsc::Receiver<Ask>>, asks: &mut Vec<Ask>) {
+    let heard = match watchdogs {
+        Some(watchdogs) => watchdogs.recv_many(asks, BATCH).await,
+        None => 0,
+    };
+    if heard == 0 {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Answers a watchdog: how old the lease is, and what is to be killed there.
+fn answer(ask: Ask, state: &mut State, granted: Option<Duration>, now: Duration) {
+    state.ask(&ask.node, &ask.boot_id, ask.running, now);
+    if granted.is_some() {
+        state.answer(&ask.node, now);
+    }
+    let age = granted.map(|granted| now.saturating_sub(granted));
+    let kill = state.to_kill(&ask.node);
+    if !kill.is_empty() {
+        tracing::warn!(node = ask.node, ?kill, "run without a pod: to be killed");
+    }
+    // A watchdog that does not wait asks again.
+    let _ = ask.answer.send(Answer { age, kill });
 }
 
 fn finish(

@@ -1,7 +1,7 @@
 //! What the agent counts. Every name stands here once.
 
 use atoll_core::member::MemberPhase;
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// The agent's metrics; clones count together.
 #[derive(Clone, Debug)]
@@ -24,6 +24,14 @@ pub struct Metrics {
     pub site_errors: IntCounter,
     /// Messages of the hub that were refused: malformed, too large, or of an older epoch.
     pub hub_messages_refused: IntCounter,
+    /// Nodes with a watchdog.
+    pub watched_nodes: IntGauge,
+    /// Members that may still run and have no pod.
+    pub orphans: IntGauge,
+    /// Requests of watchdogs that were answered.
+    pub watchdog_asks: IntCounter,
+    /// Requests of watchdogs that were refused, by reason.
+    pub watchdog_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -42,6 +50,11 @@ impl Metrics {
         let members =
             IntGaugeVec::new(Opts::new("atoll_agent_members", "Members by the phase last reported"), &["phase"])?;
         registry.register(Box::new(members.clone()))?;
+        let watchdog_refused = IntCounterVec::new(
+            Opts::new("atoll_agent_watchdog_refused_total", "Requests of watchdogs that were refused"),
+            &["reason"],
+        )?;
+        registry.register(Box::new(watchdog_refused.clone()))?;
         Ok(Self {
             session_connected: gauge("atoll_agent_session_connected", "1 while a session with the hub is in step")?,
             sessions: counter("atoll_agent_sessions_total", "Sessions begun")?,
@@ -55,6 +68,10 @@ impl Metrics {
                 "atoll_agent_hub_messages_refused_total",
                 "Messages of the hub that were refused",
             )?,
+            watched_nodes: gauge("atoll_agent_watched_nodes", "Nodes with a watchdog")?,
+            orphans: gauge("atoll_agent_orphans", "Members that may still run and have no pod")?,
+            watchdog_asks: counter("atoll_agent_watchdog_asks_total", "Requests of watchdogs that were answered")?,
+            watchdog_refused,
         })
     }
 

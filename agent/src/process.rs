@@ -16,6 +16,7 @@ use crate::inventory::{self, InventoryBook, PART_INVENTORY};
 use crate::kubernetes::KubernetesRuntime;
 use crate::manager::{Manager, PART_CACHES, PART_SESSION};
 use crate::metrics::Metrics;
+use crate::nodes::{self, KeySource};
 use crate::outbox::Outbox;
 use crate::session::Sessions;
 
@@ -23,6 +24,8 @@ use crate::session::Sessions;
 const PART_IDENTITY: &str = "identity";
 /// Wishes of the hub on their way to the manager.
 const WISHES: usize = 256;
+/// Questions of watchdogs on their way to the manager.
+const ASKS: usize = 256;
 /// The kernel's name for the present boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How long tasks may take to end after the process was told to.
@@ -48,6 +51,7 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
     let (manager, wishes) = mpsc::channel(WISHES);
     let outbox = Arc::new(Outbox::default());
     let inventory = Arc::new(InventoryBook::default());
+    let (asks, watchdogs) = mpsc::channel(ASKS);
     let mut tasks = JoinSet::new();
     // Members are under their leases from the start, whether there is a hub or not.
     tasks.spawn(
@@ -60,7 +64,8 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
             outbox: outbox.clone(),
             granted: grants,
             clock: boot_time,
-            ailing: inventory.ailing(),
+            watchdogs: args.watchdog_listen.map(|_| watchdogs),
+            inventory: inventory.clone(),
             holding,
             readiness: process.readiness.clone(),
             metrics: metrics.clone(),
@@ -74,6 +79,17 @@ async fn serve(args: RunArgs, process: &Process) -> anyhow::Result<()> {
         metrics.clone(),
         process.shutdown.clone(),
     ));
+    if let Some(address) = args.watchdog_listen {
+        let key = match &args.watchdog_key {
+            Some(file) => KeySource::File(file.clone()),
+            None => KeySource::Secret {
+                client: process.client.clone(),
+                namespace: args.namespace.clone(),
+                name: args.watchdog_key_secret.clone(),
+            },
+        };
+        tasks.spawn(nodes::serve(address, key, asks, metrics.clone(), process.shutdown.clone()));
+    }
     let store = IdentityStore::new(process.client.clone(), &args.namespace, args.state_secret.clone());
     let identity = match identity(&store, &args, process).await {
         Ok(identity) => identity,

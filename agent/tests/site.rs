@@ -2,24 +2,30 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod hub;
+mod watchdog;
 
 use std::time::Duration;
 
 use atoll_api::conditions::member_reason;
 use atoll_api::gang::{GangNode, GangPhase, GangStatus};
-use atoll_api::names::{ANNOTATION_EPOCH, LABEL_SITE};
+use atoll_api::names::{ANNOTATION_EPOCH, LABEL_SITE, WATCHDOG_KEY, WATCHDOG_KEY_SECRET};
 use atoll_api::{Gang, GpuNode, GpuNodeSpec};
+use atoll_testkit::ports::Port;
 use atoll_testkit::process::{ManagedProcess, ProcessSpec};
 use atoll_testkit::wait::{eventually, wait_for, wait_gone};
 use atoll_testkit::{ControlPlane, ControlPlaneOptions, Kwok, NodeProfile, nodes, require};
+use atoll_wire::mac::Sealed as _;
 use atoll_wire::v1::member::Phase;
+use atoll_wire::v1::node::Fence;
 use atoll_wire::v1::{SliceDeleted, SliceKey, SliceReport, agent_message, hub_message};
+use atoll_wire::watchdog::AskRequest;
 use hub::Hub;
 use k8s_openapi::api::core::v1::{Binding, Namespace, ObjectReference, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
+use watchdog::{Watchdog, ask, running};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const RBAC: &str = include_str!("../../deploy/site/agent-rbac.yaml");
@@ -33,6 +39,10 @@ struct Site {
 
 impl Site {
     async fn start(name: &str) -> Self {
+        Self::start_with(name, &[]).await
+    }
+
+    async fn start_with(name: &str, args: &[&str]) -> Self {
         let options = ControlPlaneOptions::new(name).crds(atoll_api::crd::all());
         let plane = ControlPlane::start(options).await.unwrap();
         let kwok = Kwok::start(&plane).unwrap();
@@ -54,6 +64,7 @@ impl Site {
                 "info,atoll_agent=debug",
             ])
             .args(["--hub", &hub.address.to_string()])
+            .args(args)
             .args([std::ffi::OsStr::new("--kubeconfig"), kubeconfig.as_os_str()])
             .env("ATOLL_JOIN_TOKEN", hub.token());
         let agent = ManagedProcess::start(spec).unwrap();
@@ -85,8 +96,13 @@ impl Site {
 
     /// A first session and a slice of one member with short times, until it is Ready; its namespace and key.
     async fn run_one(&mut self, name: &str) -> (String, SliceKey) {
-        let (namespace, key) = (atoll_agent::naming::site_namespace(&format!("uid-{name}")), key(name));
         self.hello().await;
+        self.run_one_in_step(name).await
+    }
+
+    /// The same in a session that has begun.
+    async fn run_one_in_step(&mut self, name: &str) -> (String, SliceKey) {
+        let (namespace, key) = (atoll_agent::naming::site_namespace(&format!("uid-{name}")), key(name));
         self.hub.say_slice(&key, 1, &spec(name, 1, &[1], (3, 6))).await;
         self.hub.say_synced(&[&key]).await;
         self.bind(&namespace, &key.name, "1").await;
@@ -286,6 +302,70 @@ async fn members_stop_by_themselves_without_a_lease_and_stay_stopped() {
     let report = site.report("that it is lost", |report| all(report, Phase::Lost)).await;
     assert_eq!(report.members[0].reason, member_reason::LEASE_EXPIRED);
     assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_pod_is_forced_away_is_held_until_its_watchdog_lets_it_go() {
+    require!(Core);
+    let port = Port::lease().unwrap();
+    let address = format!("127.0.0.1:{}", port.number());
+    let mut site = Site::start_with("agent-watchdog", &["--watchdog-listen", &address]).await;
+    let secrets: Api<Secret> = Api::namespaced(site.plane.client(), "atoll-system");
+    let secret = wait_for(&secrets, WATCHDOG_KEY_SECRET, "to be made", LIMIT, |_| true).await.unwrap();
+    let key = secret.data.unwrap()[WATCHDOG_KEY].0.clone();
+    assert_eq!(key.len(), 32);
+    let watchdog = Watchdog::start(&address, "h100-0", &key).await;
+    site.hub
+        .hear("that a node has a watchdog", |message| match message {
+            agent_message::Message::Inventory(delta) => {
+                delta.nodes.iter().any(|node| node.name == "h100-0" && node.fence() == Fence::Watchdog).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+
+    // Whoever has another key, changes a request or sends one again is told nothing.
+    let request = watchdog.request().seal(&key);
+    assert!(ask(&address, request.clone()).await.is_ok());
+    let changed = AskRequest { running: Vec::new(), boot_id: "another".into(), ..request.clone() };
+    let other = watchdog.request().seal(&[9; 32]);
+    for (what, refused) in [("sent again", request), ("changed", changed), ("another key", other)] {
+        let status = ask(&address, refused).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::PermissionDenied, "{what}");
+    }
+
+    // Its watchdog says that it runs on: it is held, killed, and its rank waits.
+    let (namespace, held) = site.run_one_in_step("held").await;
+    let uid = site.pods(&namespace).get("held-0-1").await.unwrap().uid().unwrap();
+    watchdog.say(vec![running(&uid, "uid-held", 0, 1)]);
+    let answers = watchdog.answers(2).await;
+    assert!(answers.iter().all(|answer| answer.granted && answer.kill.is_empty()), "{answers:?}");
+    let forced = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    site.pods(&namespace).delete("held-0-1", &forced).await.unwrap();
+    let report = site.report("that it is held", |report| all(report, Phase::Stopping)).await;
+    assert_eq!(report.members[0].node, "h100-0");
+    site.hub.say_slice(&held, 2, &spec("held", 2, &[2], (3, 6))).await;
+    site.report("that its rank waits", |report| report.observed_epoch == 2 && report.members.len() == 2).await;
+    let answers = watchdog.answers(20).await;
+    assert!(answers.last().unwrap().kill == [uid], "{answers:?}");
+    assert!(site.pods(&namespace).list(&ListParams::default()).await.unwrap().items.is_empty());
+    watchdog.say(Vec::new());
+    site.bind(&namespace, &held.name, "2").await;
+    site.report("that the next one is Ready", |report| report.observed_epoch == 2 && all(report, Phase::Ready)).await;
+
+    // A watchdog that is not heard any more is waited for until its lease has run out.
+    let uid = site.pods(&namespace).get("held-0-2").await.unwrap().uid().unwrap();
+    watchdog.say(vec![running(&uid, "uid-held", 0, 2)]);
+    watchdog.answers(2).await;
+    watchdog.stop();
+    let silent = std::time::Instant::now();
+    site.pods(&namespace).delete("held-0-2", &forced).await.unwrap();
+    site.report("that it is held", |report| all(report, Phase::Stopping)).await;
+    site.report("that it is lost", |report| all(report, Phase::Lost)).await;
+    let waited = silent.elapsed();
+    assert!(waited > Duration::from_secs(7) && waited < Duration::from_secs(10), "{waited:?}");
+    let log = std::fs::read_to_string(site.agent.log()).unwrap();
+    assert!(!log.contains("forbidden"), "the agent's rights do not suffice:\n{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,7 @@ pub const HUB_DEVICES_BYTES: usize = 1_024;
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.allocatable"),
     printcolumn(name = "Unhealthy", type_ = "integer", json_path = ".status.unhealthy"),
     printcolumn(name = "Others", type_ = "integer", json_path = ".status.usedByOthers"),
+    printcolumn(name = "Fence", type_ = "string", json_path = ".status.fence", priority = 1),
     printcolumn(name = "USD/h", type_ = "string", json_path = ".spec.pricePerGpuHour"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -18,6 +18,11 @@ pub const SYSTEM_NAMESPACE: &str = "atoll-system";
 /// Name of the Secret in the system namespace that holds the hub's CA, of type `kubernetes.io/tls`.
 pub const HUB_CA_SECRET: &str = "atoll-hub-ca";
 
+/// Name of the Secret in a Site's system namespace that holds the key of its agent and its watchdogs.
+pub const WATCHDOG_KEY_SECRET: &str = "atoll-watchdog-key";
+/// Where [`WATCHDOG_KEY_SECRET`] holds it: at least 32 random bytes.
+pub const WATCHDOG_KEY: &str = "key";
+
 /// Keeps a `ClusterSlice` until its Site has confirmed the stop of its members, or its fence has expired.
 pub const SLICE_FINALIZER: &str = "atoll.dev/members-stopped";
 

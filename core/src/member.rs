@@ -122,6 +122,8 @@ pub struct Pod {
     pub stopping: bool,
     /// It is being deleted without grace.
     pub killed: bool,
+    /// Its Node is lost and nothing of it runs any more: no kubelet will remove it. It is over.
+    pub abandoned: bool,
     /// The Node that it is on.
     pub node: Option<String>,
     /// Its address inside the Site.
@@ -325,6 +327,8 @@ pub enum Action {
         /// Without grace.
         kill: bool,
     },
+    /// Remove the pod of a member at once, which nobody else will: nothing of it runs any more.
+    RemovePod(Member),
     /// Delete the Gang.
     DeleteGang,
 }
@@ -336,6 +340,11 @@ pub fn plan(slice: &Slice, around: &Around<'_>) -> Vec<Action> {
     let stopped = stop_expired(slice, around.lease, &mut actions);
     let kill = around.lease == State::Kill;
     for (member, pod) in &slice.pods {
+        // Wanted or not: should its node come back, it must not find it.
+        if pod.abandoned {
+            actions.push(Action::RemovePod(*member));
+            continue;
+        }
         let unwanted = match &slice.wish {
             Wish::Unsaid => false,
             Wish::Wanted(wanted) => !wanted.names(*member),

@@ -90,6 +90,12 @@ impl Nodes {
         }
     }
 
+    /// Whether the watchdog of `node` was ever answered with a lease.
+    #[must_use]
+    pub fn has_answered(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.answered.is_some())
+    }
+
     /// Nodes with a watchdog, in order.
     pub fn watched(&self, now: Duration) -> impl Iterator<Item = &str> {
         self.nodes
@@ -107,11 +113,6 @@ impl Nodes {
     /// What runs on a node, as its watchdog said last.
     pub fn running(&self, node: &str) -> impl Iterator<Item = &Running> {
         self.nodes.get(node).into_iter().flat_map(|node| &node.last.running)
-    }
-
-    /// Everything that runs on nodes that have a watchdog, each with its node.
-    pub fn all_running(&self, now: Duration) -> impl Iterator<Item = (&str, &Running)> {
-        self.watched(now).flat_map(|name| self.running(name).map(move |running| (name, running)))
     }
 
     /// Whether anything of an orphan may still run. Not when its watchdog has said so in two requests since: the first may

@@ -49,6 +49,12 @@ pub const MAX_DEVICES_PER_NODE: usize = 32;
 /// The most bytes of a device's UUID.
 pub const MAX_UUID_BYTES: usize = 64;
 
+/// The most members that a watchdog says run on its node.
+pub const MAX_RUNNING_MEMBERS: usize = 1_024;
+
+/// The most bytes of a message between a watchdog and its agent, either way.
+pub const MAX_WATCHDOG_MESSAGE_BYTES: usize = 256 * 1024;
+
 /// The most reasons of one device.
 pub const MAX_DEVICE_REASONS: usize = 8;
 

@@ -18,6 +18,7 @@ pub struct InventoryBook {
     news: Notify,
     listed: watch::Sender<bool>,
     ailing: watch::Sender<Arc<Ailing>>,
+    lost: watch::Sender<Arc<BTreeSet<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +36,7 @@ impl Default for InventoryBook {
             news: Notify::new(),
             listed: watch::Sender::new(false),
             ailing: watch::Sender::default(),
+            lost: watch::Sender::default(),
         }
     }
 }
@@ -43,6 +45,16 @@ impl InventoryBook {
     /// Members that hold GPUs that are Unhealthy, as they come and go.
     pub fn ailing(&self) -> watch::Receiver<Arc<Ailing>> {
         self.ailing.subscribe()
+    }
+
+    /// Nodes with GPUs that are not Ready, as they come and go.
+    pub fn lost(&self) -> watch::Receiver<Arc<BTreeSet<String>>> {
+        self.lost.subscribe()
+    }
+
+    /// Which nodes have a watchdog.
+    pub fn set_watched(&self, watched: BTreeSet<String>) {
+        self.change(|facts| facts.set_watched(watched));
     }
 
     /// Waits until the Site's Nodes, `GPUNode`s and pods were listed once.
@@ -113,6 +125,16 @@ impl InventoryBook {
             let mut inner = self.lock();
             let changed = change(&mut inner.facts);
             let news = !changed.is_empty();
+            if news {
+                let lost = inner.facts.lost();
+                self.lost.send_if_modified(|told| {
+                    let changed = **told != lost;
+                    if changed {
+                        *told = Arc::new(lost);
+                    }
+                    changed
+                });
+            }
             inner.changed.extend(changed);
             news
         };
@@ -168,7 +190,7 @@ mod tests {
     }
 
     fn told(name: &str, allocatable: u32) -> Node {
-        facts::describe(name, &node(allocatable), None, 0).unwrap()
+        facts::describe(name, &node(allocatable), None, 0, false).unwrap()
     }
 
     fn set(book: &InventoryBook, name: &str, node: Option<Machine>) {
@@ -190,6 +212,34 @@ mod tests {
         assert_eq!(news.iter().flat_map(|delta| &delta.nodes).collect::<Vec<_>>(), [&told("a", 4)]);
         assert_eq!(news.iter().flat_map(|delta| &delta.removed).collect::<Vec<_>>(), ["b"]);
         assert_ne!(book.begin(), before);
+    }
+
+    #[test]
+    fn whether_a_node_has_a_watchdog_is_news_once() {
+        use atoll_wire::v1::node::Fence;
+        let book = InventoryBook::default();
+        set(&book, "a", Some(node(8)));
+        book.begin();
+        assert_eq!(told("a", 8).fence(), Fence::ApiOnly);
+        for (watched, fence) in [(true, Fence::Watchdog), (false, Fence::ApiOnly)] {
+            let nodes: BTreeSet<String> = ["a".to_owned()].into_iter().filter(|_| watched).collect();
+            book.set_watched(nodes.clone());
+            assert_eq!(book.take()[0].nodes[0].fence(), fence);
+            book.set_watched(nodes);
+            assert_eq!(book.take(), []);
+        }
+        book.set_watched(["unknown".to_owned()].into());
+        assert_eq!(book.take(), []);
+    }
+
+    #[test]
+    fn nodes_with_gpus_that_are_not_ready_are_lost() {
+        let book = InventoryBook::default();
+        let lost = book.lost();
+        set(&book, "a", Some(node(8)));
+        assert_eq!(**lost.borrow(), ["a".to_owned()].into());
+        set(&book, "a", None);
+        assert_eq!(**lost.borrow(), BTreeSet::new());
     }
 
     #[test]

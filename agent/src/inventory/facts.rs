@@ -59,7 +59,13 @@ pub(super) fn machine(node: &core::Node) -> Machine {
 /// The device plugin's own word on its devices goes before labels. The kubelet excludes Unhealthy devices from what is
 /// allocatable too, but hears of them at another time: the lower of the two counts, so that no GPU counts that either of
 /// them calls Unhealthy, and none is taken off twice.
-pub(super) fn describe(name: &str, machine: &Machine, devices: Option<&Devices>, used: u32) -> Option<v1::Node> {
+pub(super) fn describe(
+    name: &str,
+    machine: &Machine,
+    devices: Option<&Devices>,
+    used: u32,
+    watched: bool,
+) -> Option<v1::Node> {
     if name.len() > limits::MAX_NODE_NAME_BYTES {
         return None;
     }
@@ -86,7 +92,7 @@ pub(super) fn describe(name: &str, machine: &Machine, devices: Option<&Devices>,
         price_per_gpu_hour: price.map_or_else(String::new, |price| price.to_string()),
         unhealthy: unhealthy.min(limits::MAX_GPUS_PER_NODE),
         devices: devices.map(|devices| devices.told.clone()).unwrap_or_default(),
-        fence: 0,
+        fence: if watched { v1::node::Fence::Watchdog } else { v1::node::Fence::ApiOnly }.into(),
     })
 }
 
@@ -146,6 +152,8 @@ pub(super) struct Facts {
     /// By pod ("namespace/name"): its Node and GPUs.
     pods: BTreeMap<String, (String, u32)>,
     used: BTreeMap<String, u32>,
+    /// Nodes with a watchdog.
+    watched: BTreeSet<String>,
     nodes: BTreeMap<String, v1::Node>,
 }
 
@@ -189,13 +197,22 @@ impl Facts {
         self.refresh(before.into_iter().chain(holds).map(|(node, _)| node))
     }
 
+    /// Which nodes have a watchdog.
+    pub(super) fn set_watched(&mut self, watched: BTreeSet<String>) -> BTreeSet<String> {
+        let before = std::mem::replace(&mut self.watched, watched);
+        let changed: Vec<String> = self.watched.symmetric_difference(&before).cloned().collect();
+        self.refresh(changed)
+    }
+
     /// Describes these nodes again, and names those that are described otherwise now.
     fn refresh(&mut self, names: impl IntoIterator<Item = String>) -> BTreeSet<String> {
         let mut changed = BTreeSet::new();
         for name in names {
             let used = self.used.get(&name).copied().unwrap_or(0);
             let machine = self.machines.get(&name);
-            let now = machine.and_then(|machine| describe(&name, machine, self.devices.get(&name), used));
+            let now = machine.and_then(|machine| {
+                describe(&name, machine, self.devices.get(&name), used, self.watched.contains(&name))
+            });
             if self.nodes.get(&name) != now.as_ref() {
                 match now {
                     Some(now) => drop(self.nodes.insert(name.clone(), now)),
@@ -209,6 +226,11 @@ impl Facts {
 
     pub(super) fn nodes(&self) -> &BTreeMap<String, v1::Node> {
         &self.nodes
+    }
+
+    /// Nodes with GPUs that are not Ready.
+    pub(super) fn lost(&self) -> BTreeSet<String> {
+        self.nodes.values().filter(|node| !node.ready).map(|node| node.name.clone()).collect()
     }
 
     /// Members on GPUs that are Unhealthy.

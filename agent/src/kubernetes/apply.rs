@@ -76,7 +76,7 @@ impl Steps<'_> {
     pub(super) async fn take(self, actions: Vec<Action>) -> Outcome {
         let mut outcome = Outcome::default();
         let (pods, single): (Vec<_>, Vec<_>) =
-            actions.into_iter().partition(|action| matches!(action, Action::CreatePod(_) | Action::DeletePod { .. }));
+            actions.into_iter().partition(|action| matches!(action, Action::CreatePod(_)) || is_removal(action));
         for action in single {
             // The rest builds on what is made, and deletions on nothing.
             if outcome.refused.is_some() || outcome.failed.is_some() {
@@ -91,7 +91,7 @@ impl Steps<'_> {
             note(&mut outcome, result);
         }
         let may_create = outcome.refused.is_none() && outcome.failed.is_none();
-        let pods = pods.into_iter().filter(|action| may_create || matches!(action, Action::DeletePod { .. }));
+        let pods = pods.into_iter().filter(|action| may_create || is_removal(action));
         let mut results =
             futures::stream::iter(pods.map(|action| self.step(action))).buffer_unordered(REQUESTS_OF_ONE_SLICE);
         while let Some(result) = results.next().await {
@@ -105,13 +105,16 @@ impl Steps<'_> {
 
     async fn step(&self, action: Action) -> Result<Done, Failure> {
         let name = format!("{action:?}");
-        let stops = matches!(action, Action::MarkStopped(_) | Action::DeletePod { .. } | Action::DeleteGang);
+        let stops = matches!(action, Action::MarkStopped(_) | Action::DeleteGang) || is_removal(&action);
         let result = match action {
             Action::Furnish => self.furnish().await,
             Action::ApplyGang => self.apply_gang().await,
             Action::MarkStopped(incarnation) => self.mark_stopped(incarnation).await,
             Action::CreatePod(member) => self.create_pod(member).await,
-            Action::DeletePod { member, kill } => self.delete_pod(member, kill).await,
+            Action::DeletePod { member, kill } => {
+                self.delete_pod(member, kill, kill.then_some(pod::SHORTEST_GRACE_SECONDS)).await
+            }
+            Action::RemovePod(member) => self.delete_pod(member, true, Some(0)).await,
             Action::DeleteGang => self.delete_gang().await,
         };
         let result = match result {
@@ -193,12 +196,9 @@ impl Steps<'_> {
         Ok(Done::Created(member))
     }
 
-    async fn delete_pod(&self, member: Member, kill: bool) -> Result<Done, Failure> {
+    async fn delete_pod(&self, member: Member, kill: bool, grace: Option<u32>) -> Result<Done, Failure> {
         let Some(name) = self.pod_name(member).await? else { return Err(Failure::Moot) };
-        let params = DeleteParams {
-            grace_period_seconds: kill.then_some(pod::SHORTEST_GRACE_SECONDS),
-            ..DeleteParams::default()
-        };
+        let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
         let _permit = self.site.requests.acquire().await;
         self.pods().delete(&name, &params).await.map_err(Failure::from)?;
         self.site.metrics.pods_deleted.inc();
@@ -272,6 +272,10 @@ impl Steps<'_> {
     fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.site.client.clone(), &self.id.site_namespace())
     }
+}
+
+fn is_removal(action: &Action) -> bool {
+    matches!(action, Action::DeletePod { .. } | Action::RemovePod(_))
 }
 
 fn note(outcome: &mut Outcome, result: Result<Done, Failure>) {

@@ -80,7 +80,8 @@ pub(super) fn pod_identity(pod: &core::Pod) -> Option<(SliceId, Member)> {
     (pod.namespace()? == id.site_namespace()).then_some((id, Member { rank, incarnation }))
 }
 
-/// How far a pod has come.
+/// How far a pod has come. It has ended when its kubelet says so: who cleans up after a lost node says it too, and knows
+/// nothing of the containers.
 pub(super) fn pod(pod: &core::Pod) -> Pod {
     let spec = pod.spec.as_ref();
     let status = pod.status.clone().unwrap_or_default();
@@ -89,7 +90,7 @@ pub(super) fn pod(pod: &core::Pod) -> Pod {
         status.conditions.iter().flatten().any(|condition| condition.type_ == type_ && condition.status == "True")
     };
     let node = spec.and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty());
-    let (phase, reason, message) = match status.phase.as_deref() {
+    let (phase, reason, message) = match status.phase.as_deref().filter(|_| !is_orphaned(&status)) {
         // Whoever ends after being told to, however well, has not finished its work.
         Some("Succeeded" | "Failed") if stopping || condition("DisruptionTarget") || ended_by_site(&status) => {
             (Phase::Lost, Some(member_reason::LOST.to_owned()), status.message.clone().or(status.reason.clone()))
@@ -108,11 +109,25 @@ pub(super) fn pod(pod: &core::Pod) -> Pod {
         stopping,
         killed: stopping
             && pod.metadata.deletion_grace_period_seconds.is_some_and(|grace| grace <= SHORTEST_GRACE_SECONDS.into()),
+        abandoned: false,
         node,
         address: status.pod_ip,
         reason,
         message,
     }
+}
+
+/// It is called ended without its kubelet's word.
+fn is_orphaned(status: &core::PodStatus) -> bool {
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let mut running = containers.filter_map(|container| container.state.as_ref()?.running.as_ref());
+    let collected = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "DisruptionTarget"
+            && condition.status == "True"
+            && condition.reason.as_deref() == Some("DeletionByPodGC")
+    });
+    ended && (collected || running.next().is_some())
 }
 
 /// The kubelet or another part of the Site ended the pod: it says so at the pod, not at a container.

@@ -1,12 +1,15 @@
 //! What the manager knows, and the tasks that follow from it. No IO: time comes in as arguments.
 
+mod seen;
+mod watchdogs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::DisconnectionTimes;
 use atoll_core::lease::{self, Times};
-use atoll_core::member::{self, Action, Around, Gang, Member, Namespace, Phase, Pod, Report, Slice, Wish};
+use atoll_core::member::{self, Action, Around, Member, Namespace, Phase, Pod, Report, Slice, Wish};
 use atoll_wire::digest;
 use atoll_wire::v1::SliceDigest;
 
@@ -15,7 +18,8 @@ use crate::convert::{self, SpecError};
 use crate::inventory::Ailing;
 use crate::metrics::Metrics;
 use crate::naming::SliceId;
-use crate::runtime::{Observation, Outcome, SliceSpec};
+use crate::runtime::{Outcome, SliceSpec};
+use watchdogs::Watchdogs;
 
 /// Something to be done on the Site.
 #[derive(Debug)]
@@ -41,6 +45,9 @@ struct Entry {
     gang_version: u64,
     /// Created by this process and not seen in the watch yet: a list that lacks them is older than they are.
     unconfirmed: BTreeSet<Member>,
+    /// Whose creation this process has asked for, and that were not seen in the watch yet: whether they are there is not
+    /// known.
+    attempted: BTreeSet<Member>,
     /// Steps are being taken for this specification; one at a time.
     busy: bool,
     applying: Option<Arc<SliceSpec>>,
@@ -72,6 +79,8 @@ pub(super) struct State {
     namespaces: BTreeMap<String, NamespaceEntry>,
     listed: Listed,
     synced: bool,
+    /// The hub has said everything that it lists, in some session of this process.
+    was_synced: bool,
     might_start: bool,
     /// Members that were here when the hub had said everything, and that it does not name: until they are gone nothing
     /// starts.
@@ -80,6 +89,12 @@ pub(super) struct State {
     dirty_clusters: BTreeSet<String>,
     reports: Vec<(SliceId, Report)>,
     ailing: Arc<Ailing>,
+    /// What the nodes' watchdogs say; `None`: none is listened to.
+    watchdogs: Option<Watchdogs>,
+    /// Members that run on a node by its watchdog's word, and that belong to no slice here.
+    strays: BTreeMap<String, BTreeSet<(String, Member)>>,
+    /// Nodes that are not Ready, and since when.
+    lost: BTreeMap<String, Duration>,
 }
 
 impl State {
@@ -94,145 +109,6 @@ impl State {
 
     pub(super) fn is_synced(&self) -> bool {
         self.synced
-    }
-
-    /// Takes in what was seen on the Site.
-    pub(super) fn observe(&mut self, observation: Observation) {
-        match observation {
-            Observation::AllNamespaces(all) => {
-                self.listed.namespaces = true;
-                let gone: Vec<String> =
-                    self.namespaces.keys().filter(|uid| !all.iter().any(|(other, _)| other == *uid)).cloned().collect();
-                for uid in gone {
-                    self.set_namespace(uid, None);
-                }
-                for (uid, stopping) in all {
-                    self.set_namespace(uid, Some(stopping));
-                }
-            }
-            Observation::Namespace(uid, stopping) => self.set_namespace(uid, stopping),
-            Observation::AllGangs(all) => {
-                self.listed.gangs = true;
-                let listed: BTreeSet<&SliceId> = all.iter().map(|(id, _, _)| id).collect();
-                for (id, entry) in &mut self.slices {
-                    if entry.slice.gang.is_some() && !listed.contains(id) {
-                        entry.slice.gang = None;
-                        self.dirty.insert(id.clone());
-                    }
-                }
-                for (id, version, gang) in all {
-                    self.set_gang(id, version, Some(gang));
-                }
-            }
-            Observation::Gang(id, version, gang) => self.set_gang(id, version, gang),
-            Observation::AllPods(all) => {
-                self.listed.pods = true;
-                let listed: BTreeSet<(&SliceId, Member)> = all.iter().map(|(id, member, _)| (id, *member)).collect();
-                let gone: Vec<(SliceId, Member)> = self
-                    .slices
-                    .iter()
-                    .flat_map(|(id, entry)| entry.slice.pods.keys().map(move |member| (id, entry, *member)))
-                    .filter(|(id, entry, member)| {
-                        !listed.contains(&(id, *member)) && !entry.unconfirmed.contains(member)
-                    })
-                    .map(|(id, _, member)| (id.clone(), member))
-                    .collect();
-                for (id, member) in gone {
-                    self.set_pod(id, member, None);
-                }
-                for (id, member, pod) in all {
-                    self.set_pod(id, member, Some(pod));
-                }
-            }
-            Observation::Pod(id, member, pod) => self.set_pod(id, member, pod),
-        }
-    }
-
-    fn set_namespace(&mut self, uid: String, stopping: Option<bool>) {
-        match stopping {
-            Some(stopping) => self.namespaces.entry(uid.clone()).or_default().stopping = stopping,
-            None => drop(self.namespaces.remove(&uid)),
-        }
-        self.touch_cluster(&uid);
-        self.dirty_clusters.insert(uid);
-    }
-
-    fn set_gang(&mut self, id: SliceId, version: u64, gang: Option<Gang>) {
-        if gang.is_none() && !self.slices.contains_key(&id) {
-            return;
-        }
-        let entry = self.slices.entry(id.clone()).or_default();
-        if version >= entry.gang_version {
-            entry.gang_version = version;
-            entry.slice.gang = gang;
-            self.dirty.insert(id);
-        }
-    }
-
-    fn set_pod(&mut self, id: SliceId, member: Member, pod: Option<Pod>) {
-        if pod.is_none() && !self.slices.contains_key(&id) {
-            return;
-        }
-        let entry = self.slices.entry(id.clone()).or_default();
-        entry.unconfirmed.remove(&member);
-        entry.slice.started.insert(member);
-        let before = entry.slice.pods.remove(&member).filter(|before| before.phase.is_over());
-        if let Some(mut pod) = pod {
-            // An end is final: being deleted afterwards does not change how it ended.
-            if let Some(before) = before {
-                (pod.phase, pod.reason, pod.message) = (before.phase, before.reason, before.message);
-            }
-            if pod.phase.is_over() {
-                self.strangers.remove(&(id.clone(), member));
-            }
-            if !self.ailing.is_empty()
-                && !pod.phase.is_over()
-                && let Some(what) = self.ailing.get(&(id.site_namespace(), member))
-            {
-                entry.slice.ailing.insert(member, what.clone());
-            }
-            entry.slice.pods.insert(member, pod);
-            self.dirty.insert(id);
-        } else {
-            if let Some(before) = before {
-                entry.slice.ended.insert(member, before);
-            } else {
-                entry.slice.ailing.remove(&member);
-            }
-            self.strangers.remove(&(id.clone(), member));
-            // A sibling may wait for this rank.
-            self.touch_cluster(&id.cluster_uid);
-        }
-    }
-
-    /// Takes in which members hold GPUs that are Unhealthy. What is known of one that has ended stays: that it holds
-    /// nothing any more does not make its end another.
-    pub(super) fn set_ailing(&mut self, ailing: Arc<Ailing>) {
-        let before = std::mem::replace(&mut self.ailing, ailing);
-        let after = &self.ailing;
-        let differ = before
-            .iter()
-            .filter(|(key, what)| after.get(key) != Some(*what))
-            .chain(after.iter().filter(|(key, _)| !before.contains_key(key)));
-        let namespaces: BTreeSet<&String> = differ.map(|((namespace, _), _)| namespace).collect();
-        if namespaces.is_empty() {
-            return;
-        }
-        for (id, entry) in &mut self.slices {
-            let namespace = id.site_namespace();
-            if !namespaces.contains(&namespace) {
-                continue;
-            }
-            let Slice { pods, ended, ailing, .. } = &mut entry.slice;
-            ailing.retain(|member, _| pods.contains_key(member) || ended.contains_key(member));
-            for member in pods.iter().filter(|(_, pod)| !pod.phase.is_over()).map(|(member, _)| *member) {
-                match after.get(&(namespace.clone(), member)) {
-                    Some(what) => drop(ailing.insert(member, what.clone())),
-                    None => drop(ailing.remove(&member)),
-                }
-            }
-            self.dirty.insert(id.clone());
-        }
     }
 
     /// A session is about to begin: nothing starts until it is in step, and everything is reported anew.
@@ -266,6 +142,8 @@ impl State {
                     self.drop_slice(id);
                 }
                 self.synced = true;
+                self.was_synced = true;
+                self.adopt_all();
                 self.strangers = self
                     .slices
                     .iter()
@@ -287,12 +165,15 @@ impl State {
                     return Err(HearError::Older { name: id.name, epoch: wanted.epoch, generation });
                 }
                 let entry = self.slices.entry(id.clone()).or_default();
-                let Slice { pods, started, ended, .. } = &mut entry.slice;
+                let Slice { pods, orphans, started, ended, .. } = &mut entry.slice;
                 let concerns = |member: &Member| {
-                    pods.contains_key(member) || wanted.members.iter().any(|placed| placed.member == *member)
+                    pods.contains_key(member)
+                        || orphans.contains_key(member)
+                        || wanted.members.iter().any(|placed| placed.member == *member)
                 };
                 started.retain(concerns);
                 ended.retain(|member, _| concerns(member));
+                entry.attempted.retain(|member| wanted.members.iter().any(|placed| placed.member == *member));
                 entry.slice.wish = Wish::Wanted(wanted);
                 entry.spec = Some(Arc::new(spec));
                 entry.digest = digest::spec(&spec_json).to_vec();
@@ -318,6 +199,7 @@ impl State {
             .values()
             .filter(|entry| entry.slice.is_live())
             .filter_map(|entry| lease::next_change(granted, now, times(&entry.slice)))
+            .chain(self.next_of_watchdogs(now))
             .min()
     }
 
@@ -332,7 +214,8 @@ impl State {
                 self.dirty.insert(id.clone());
             }
         }
-        let may_start = self.synced && self.strangers.is_empty();
+        self.settle(now);
+        let may_start = self.synced && self.strangers.is_empty() && self.strays.is_empty();
         if may_start && !self.might_start {
             self.dirty.extend(self.slices.keys().cloned());
         }
@@ -360,7 +243,7 @@ impl State {
         let elsewhere: BTreeSet<Member> = self
             .of_cluster(&id.cluster_uid)
             .filter(|(other, _)| **other != id)
-            .flat_map(|(_, entry)| entry.slice.pods.keys().copied())
+            .flat_map(|(_, entry)| entry.slice.present())
             .collect();
         let namespace = match self.namespaces.get(&id.cluster_uid) {
             None => Namespace::Absent,
@@ -388,9 +271,13 @@ impl State {
             return None;
         }
         for action in &actions {
-            // Remembered before it is written: this process must not start them either way.
-            if let Action::MarkStopped(incarnation) = action {
-                entry.slice.stopped_incarnation = entry.slice.stopped_incarnation.max(*incarnation);
+            match action {
+                // Remembered before it is written: this process must not start them either way.
+                Action::MarkStopped(incarnation) => {
+                    entry.slice.stopped_incarnation = entry.slice.stopped_incarnation.max(*incarnation);
+                }
+                Action::CreatePod(member) => drop(entry.attempted.insert(*member)),
+                _ => {}
             }
         }
         entry.busy = true;
@@ -427,6 +314,7 @@ impl State {
             if let Some(pod) = entry.slice.pods.get_mut(&member) {
                 pod.stopping = true;
                 pod.killed |= kill;
+                pod.abandoned = false;
             }
         }
         if let Some(message) = outcome.refused {
@@ -477,6 +365,11 @@ impl State {
             let label = Metrics::phase_label(phase);
             metrics.members.with_label_values(&[label]).set(phases.get(label).copied().unwrap_or(0));
         }
+        let orphans = self.slices.values().map(|entry| entry.slice.orphans.len()).sum::<usize>()
+            + self.strays.values().map(BTreeSet::len).sum::<usize>();
+        metrics.orphans.set(i64::try_from(orphans).unwrap_or(i64::MAX));
+        let watched = self.watchdogs.as_ref().map_or(0, Watchdogs::len);
+        metrics.watched_nodes.set(i64::try_from(watched).unwrap_or(i64::MAX));
         metrics.slices.set(i64::try_from(self.slices.len()).unwrap_or(i64::MAX));
         metrics.session_connected.set(i64::from(self.synced));
     }
@@ -506,6 +399,7 @@ const NEW_POD: Pod = Pod {
     phase: Phase::Waiting,
     stopping: false,
     killed: false,
+    abandoned: false,
     node: None,
     address: None,
     reason: None,

@@ -1,11 +1,14 @@
 //! The manager's state against a Site that does what it is told.
 
+mod watchdogs;
+
 use atoll_core::lease::Times;
 use atoll_core::member::{Action, Gang, Member, MemberPhase, Mode, Phase, Pod, Reason, Report, Reservation, Verdict};
 use serde_json::json;
 
 use super::state::{State, Task};
 use super::*;
+use crate::inventory::Ailing;
 use crate::runtime::{Observation, Outcome};
 
 const START: Duration = Duration::from_secs(1000);
@@ -31,7 +34,16 @@ fn slice(cluster: &str, epoch: i64, incarnations: &[i64]) -> HubEvent {
 }
 
 fn pod(phase: Phase) -> Pod {
-    Pod { phase, stopping: false, killed: false, node: Some("node".into()), address: None, reason: None, message: None }
+    Pod {
+        phase,
+        stopping: false,
+        killed: false,
+        abandoned: false,
+        node: Some("node".into()),
+        address: None,
+        reason: None,
+        message: None,
+    }
 }
 
 fn member(rank: u32, incarnation: u64) -> Member {
@@ -55,15 +67,22 @@ fn gang(epoch: u64) -> Gang {
 
 /// A Site that holds these pods, and an agent that has just listed them.
 fn started(pods: &[(SliceId, Member)]) -> State {
-    let mut state = State::default();
+    begun(State::default(), pods)
+}
+
+fn begun(mut state: State, pods: &[(SliceId, Member)]) -> State {
     let mut gangs: Vec<_> = pods.iter().map(|(id, member)| (id.clone(), 1, gang(member.incarnation))).collect();
     gangs.dedup_by(|a, b| a.0 == b.0);
-    state.observe(Observation::AllNamespaces(gangs.iter().map(|(id, _, _)| (id.cluster_uid.clone(), false)).collect()));
-    state.observe(Observation::AllGangs(gangs));
+    state.observe(
+        Observation::AllNamespaces(gangs.iter().map(|(id, _, _)| (id.cluster_uid.clone(), false)).collect()),
+        START,
+    );
+    state.observe(Observation::AllGangs(gangs), START);
     assert!(!state.is_listed());
-    state.observe(Observation::AllPods(
-        pods.iter().map(|(id, member)| (id.clone(), *member, pod(Phase::Ready))).collect(),
-    ));
+    state.observe(
+        Observation::AllPods(pods.iter().map(|(id, member)| (id.clone(), *member, pod(Phase::Ready))).collect()),
+        START,
+    );
     assert!(state.is_listed());
     state
 }
@@ -125,9 +144,9 @@ fn what_the_hub_does_not_name_is_gone_before_anything_starts() {
         assert!(state.applied(&id, Outcome { deleted, ..Outcome::default() }));
     }
     assert_eq!(applies(&mut state), []);
-    state.observe(Observation::Pod(id("old"), member(0, 1), None));
+    state.observe(Observation::Pod(id("old"), member(0, 1), None), START);
     assert_eq!(applies(&mut state), [(id("old"), vec![Action::DeleteGang])], "one stranger is left");
-    state.observe(Observation::Pod(id("kept"), member(1, 1), None));
+    state.observe(Observation::Pod(id("kept"), member(1, 1), None), START);
     let started: Vec<SliceId> = applies(&mut state).into_iter().map(|(id, _)| id).collect();
     assert_eq!(started, [id("kept"), id("new")]);
 }
@@ -161,11 +180,11 @@ fn members_that_were_created_are_there_until_the_watch_says_they_are_gone() {
     let made = Gang { members: vec![], ..gang(1) };
     assert!(state.applied(&id("a"), Outcome { furnished: true, created, gang: Some((5, made)), ..Outcome::default() }));
     // A list from before the creation.
-    state.observe(Observation::AllPods(vec![(id("a"), member(0, 1), pod(Phase::Ready))]));
+    state.observe(Observation::AllPods(vec![(id("a"), member(0, 1), pod(Phase::Ready))]), START);
     state.decide(START, START);
     assert_eq!(phases(&last_report(&mut state, &id("a")).unwrap()), [MemberPhase::Ready, MemberPhase::Pending]);
-    state.observe(Observation::Pod(id("a"), member(1, 1), Some(pod(Phase::Starting))));
-    state.observe(Observation::AllPods(vec![(id("a"), member(0, 1), pod(Phase::Ready))]));
+    state.observe(Observation::Pod(id("a"), member(1, 1), Some(pod(Phase::Starting))), START);
+    state.observe(Observation::AllPods(vec![(id("a"), member(0, 1), pod(Phase::Ready))]), START);
     state.decide(START, START);
     assert_eq!(phases(&last_report(&mut state, &id("a")).unwrap()), [MemberPhase::Ready, MemberPhase::Lost]);
 }
@@ -180,7 +199,7 @@ fn an_answer_that_is_older_than_the_watch_changes_nothing() {
     applies(&mut state);
     let members = vec![atoll_core::member::Placed { member: member(0, 1), node: "node".into() }];
     let bound = Gang { members: members.clone(), ..gang(1) };
-    state.observe(Observation::Gang(id("a"), 9, Some(bound)));
+    state.observe(Observation::Gang(id("a"), 9, Some(bound)), START);
     let older = Gang { members, verdict: Verdict::Pending, ..gang(1) };
     state.applied(&id("a"), Outcome { gang: Some((8, older)), ..Outcome::default() });
     state.decide(START, START);
@@ -206,10 +225,10 @@ fn a_deleted_slice_is_told_gone_once_and_its_namespace_goes_with_the_last() {
     }
     assert_eq!(applies(&mut state), [(id("a"), vec![Action::DeletePod { member: member(0, 1), kill: false }])]);
     state.applied(&id("a"), Outcome { deleted: vec![(member(0, 1), false)], ..Outcome::default() });
-    state.observe(Observation::Pod(id("a"), member(0, 1), None));
+    state.observe(Observation::Pod(id("a"), member(0, 1), None), START);
     assert_eq!(applies(&mut state), [(id("a"), vec![Action::DeleteGang])]);
     state.applied(&id("a"), Outcome { gang_deleted: true, ..Outcome::default() });
-    state.observe(Observation::Gang(id("a"), 7, None));
+    state.observe(Observation::Gang(id("a"), 7, None), START);
     let tasks = state.decide(START, START);
     assert!(matches!(tasks.as_slice(), [Task::RemoveNamespace(uid)] if uid == "uid-a"), "{tasks:?}");
     assert!(last_report(&mut state, &id("a")).unwrap().gone);
@@ -217,7 +236,7 @@ fn a_deleted_slice_is_told_gone_once_and_its_namespace_goes_with_the_last() {
     // While the namespace goes, nothing new is put into it.
     state.hear(slice("a", 2, &[2])).unwrap();
     assert_eq!(applies(&mut state), []);
-    state.observe(Observation::Namespace("uid-a".into(), None));
+    state.observe(Observation::Namespace("uid-a".into(), None), START);
     assert_eq!(applies(&mut state)[0].1[0], Action::Furnish);
     // A slice that is not here is gone at once.
     state.hear(HubEvent::Deleted(id("z"))).unwrap();
@@ -279,9 +298,9 @@ fn how_a_member_ended_stays_so_when_its_pod_is_deleted() {
     let mut state = started(&[(id("a"), member(0, 1))]);
     state.begin();
     state.hear(slice("a", 1, &[1])).unwrap();
-    state.observe(Observation::Pod(id("a"), member(0, 1), Some(pod(Phase::Failed))));
-    state.observe(Observation::Pod(id("a"), member(0, 1), Some(Pod { stopping: true, ..pod(Phase::Lost) })));
-    state.observe(Observation::Pod(id("a"), member(0, 1), None));
+    state.observe(Observation::Pod(id("a"), member(0, 1), Some(pod(Phase::Failed))), START);
+    state.observe(Observation::Pod(id("a"), member(0, 1), Some(Pod { stopping: true, ..pod(Phase::Lost) })), START);
+    state.observe(Observation::Pod(id("a"), member(0, 1), None), START);
     state.decide(START, START);
     assert_eq!(phases(&last_report(&mut state, &id("a")).unwrap()), [MemberPhase::Failed]);
 }
@@ -314,17 +333,20 @@ fn members_on_unhealthy_gpus_are_reported_while_they_run_and_when_they_fail_of_i
     state.set_ailing(Arc::default());
     assert_eq!(told(&mut state), Some((MemberPhase::Ready, Reason::None, String::new())), "it recovered");
     state.set_ailing(ailing("a"));
-    state.observe(Observation::Pod(
-        id("a"),
-        member(0, 1),
-        Some(Pod {
-            reason: Some("ContainersFailed".into()),
-            message: Some("exit code 1".into()),
-            ..pod(Phase::Failed)
-        }),
-    ));
+    state.observe(
+        Observation::Pod(
+            id("a"),
+            member(0, 1),
+            Some(Pod {
+                reason: Some("ContainersFailed".into()),
+                message: Some("exit code 1".into()),
+                ..pod(Phase::Failed)
+            }),
+        ),
+        START,
+    );
     state.set_ailing(Arc::default());
-    state.observe(Observation::Pod(id("a"), member(0, 1), None));
+    state.observe(Observation::Pod(id("a"), member(0, 1), None), START);
     let failed = Reason::Site("ContainersFailed".into());
     assert_eq!(told(&mut state), Some((MemberPhase::Failed, failed, format!("exit code 1; {what}"))));
 }
@@ -336,7 +358,7 @@ fn a_pod_that_is_seen_after_its_gpu_fell_sick_is_reported_too() {
     state.set_ailing(Arc::new([(key, "GPU-7 is Unhealthy".to_owned())].into()));
     state.begin();
     state.hear(slice("a", 1, &[1])).unwrap();
-    state.observe(Observation::Pod(id("a"), member(0, 1), Some(pod(Phase::Ready))));
+    state.observe(Observation::Pod(id("a"), member(0, 1), Some(pod(Phase::Ready))), START);
     state.decide(START, START);
     assert_eq!(last_report(&mut state, &id("a")).unwrap().members[0].reason, Reason::GpuUnhealthy);
 }
@@ -350,7 +372,7 @@ fn everything_is_reported_anew_in_a_new_session_and_nothing_twice_in_one() {
     }
     state.decide(START, START);
     assert_eq!(state.take_reports().len(), 1);
-    state.observe(Observation::Pod(id("a"), member(0, 1), Some(pod(Phase::Ready))));
+    state.observe(Observation::Pod(id("a"), member(0, 1), Some(pod(Phase::Ready))), START);
     state.decide(START, START);
     assert_eq!(state.take_reports().len(), 0);
     state.begin();

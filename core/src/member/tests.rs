@@ -26,7 +26,16 @@ fn wanted(epoch: u64, mode: Mode, members: &[Member]) -> Wanted {
 }
 
 fn pod(phase: Phase) -> Pod {
-    Pod { phase, stopping: false, killed: false, node: Some("node".into()), address: None, reason: None, message: None }
+    Pod {
+        phase,
+        stopping: false,
+        killed: false,
+        abandoned: false,
+        node: Some("node".into()),
+        address: None,
+        reason: None,
+        message: None,
+    }
 }
 
 fn gang(wanted: &Wanted, verdict: Verdict) -> Gang {
@@ -193,6 +202,19 @@ fn an_orphan_is_here_as_a_pod_is() {
 }
 
 #[test]
+fn a_pod_that_its_lost_node_left_behind_is_removed_wanted_or_not() {
+    let mut left = slice(wanted(1, Mode::Run, &[m(0, 1)]), Verdict::Bound, &[(m(0, 1), Phase::Lost)]);
+    left.pods.get_mut(&m(0, 1)).unwrap().abandoned = true;
+    let remove = [Action::RemovePod(m(0, 1))];
+    assert_eq!(steps(&left, State::Live), remove);
+    assert_eq!(phases(&left), [(m(0, 1), MemberPhase::Lost, Reason::None)]);
+    left.wish = Wish::Wanted(wanted(2, Mode::Run, &[m(0, 2)]));
+    assert_eq!(steps(&left, State::Live), remove, "its rank waits for that");
+    left.wish = Wish::Dropped;
+    assert_eq!(steps(&left, State::Live), remove);
+}
+
+#[test]
 fn an_orphan_without_a_lease_is_marked_as_stopped_too() {
     let mut orphaned = slice(wanted(3, Mode::Run, &[m(0, 3)]), Verdict::Pending, &[]);
     orphaned.orphans.insert(m(0, 3), orphan());
@@ -335,6 +357,7 @@ impl World {
                     pod.stopping = true;
                     pod.killed |= *kill;
                 }
+                Action::RemovePod(member) => drop(self.slice.pods.remove(member)),
                 Action::DeleteGang => {
                     assert!(self.slice.present().next().is_none());
                     self.slice.gang = None;

@@ -32,7 +32,7 @@ fn pod_of(edit: impl FnOnce(&mut serde_json::Value)) -> core::Pod {
 
 /// Without a word of the device plugin's.
 fn node(node: &core::Node) -> Option<v1::Node> {
-    describe(&node.name_any(), &machine(node), None, 0)
+    describe(&node.name_any(), &machine(node), None, 0, false)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn the_lower_of_what_kubelet_and_device_plugin_say_is_offered_and_nothing_is_tak
             memory_mib: 81_559,
             ..Devices::default()
         });
-        let told = describe("gpu-1", &machine(&node), devices.as_ref(), 8);
+        let told = describe("gpu-1", &machine(&node), devices.as_ref(), 8, false);
         assert_eq!(told.as_ref().map(|told| told.allocatable), offered, "{what}");
         if let Some(told) = told {
             assert_eq!(told.unhealthy, unhealthy, "{what}");
@@ -123,15 +123,18 @@ fn the_device_plugins_word_goes_before_labels_and_the_suppliers_on_it_before_ann
         driver: Some("580.95.05".to_owned()),
         ..Devices::default()
     };
-    let told = describe("gpu-1", &machine(&node), Some(&devices), 0).unwrap();
+    let told = describe("gpu-1", &machine(&node), Some(&devices), 0, false).unwrap();
     assert_eq!((told.product.as_str(), told.memory_mib, told.driver.as_str()), ("NVIDIA L40S", 46_068, "580.95.05"));
     assert_eq!((told.price_per_gpu_hour.as_str(), told.unschedulable), ("0.4", false));
     devices.price = MicroUsd::parse("0.5").ok();
     devices.unschedulable = true;
-    let told = describe("gpu-1", &machine(&node), Some(&devices), 0).unwrap();
+    let told = describe("gpu-1", &machine(&node), Some(&devices), 0, false).unwrap();
     assert_eq!((told.price_per_gpu_hour.as_str(), told.unschedulable), ("0.5", true));
     devices.counted = 0;
-    assert!(describe("gpu-1", &machine(&node), Some(&devices), 0).is_none(), "its devices are of another resource");
+    assert!(
+        describe("gpu-1", &machine(&node), Some(&devices), 0, false).is_none(),
+        "its devices are of another resource"
+    );
 }
 
 #[test]
