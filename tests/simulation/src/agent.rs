@@ -11,10 +11,11 @@ use atoll_core::member::{
 };
 use atoll_core::nodes::{Nodes, Running};
 use atoll_core::session::Heartbeats;
+use atoll_core::watchdog::Answer;
 
 use crate::gateway::{Hello, ToAgent, ToGateway};
 use crate::hub::{Key, Spec, Wants};
-use crate::operator::node_name;
+use crate::operator::{node_name, number};
 use crate::rule::Rule;
 use crate::site::{PodObject, SiteChange};
 use crate::world::{ApiError, Link, Proc, Time, Way, World};
@@ -25,6 +26,8 @@ struct Entry {
     spec: Option<Rc<Spec>>,
     told: Option<Report>,
     gang_version: u64,
+    /// Whose creation was asked for, and that were not seen yet.
+    attempted: BTreeSet<Member>,
     busy: bool,
     waiting: bool,
 }
@@ -52,8 +55,16 @@ pub struct Agent {
     synced: bool,
     strangers: BTreeSet<(Key, Member)>,
     nodes: Nodes,
+    /// Nodes whose word was not compared with the Site's pods yet.
+    unread: BTreeSet<usize>,
+    begun: bool,
+    was_synced: bool,
+    /// Members that run on a node and belong to no slice here.
+    strays: BTreeMap<usize, BTreeSet<(String, Member)>>,
     deciding: bool,
     ready: Vec<bool>,
+    /// Nodes that are not Ready, and since when.
+    lost: BTreeMap<usize, Duration>,
     streams: u64,
     /// Heartbeats so far: only the newest one's timer sends the next.
     beats: u64,
@@ -155,30 +166,46 @@ impl World {
                 if pod.is_none() && !agent.entries.contains_key(&key) {
                     return;
                 }
-                let slice = &mut agent.entries.entry(key).or_default().slice;
+                let entry = agent.entries.entry(key).or_default();
+                entry.attempted.remove(&member);
+                let slice = &mut entry.slice;
                 slice.started.insert(member);
                 let before = slice.pods.remove(&member);
-                let over = before.as_ref().filter(|before| before.phase.is_over()).cloned();
                 if let Some(pod) = pod {
                     let mut pod = view(&pod);
-                    if let Some(before) = over {
+                    if let Some(before) = before.filter(|before| before.phase.is_over()) {
                         pod.phase = before.phase;
                         pod.reason = before.reason;
+                        pod.abandoned = before.abandoned;
                     }
                     if pod.phase.is_over() {
                         agent.strangers.remove(&(key, member));
                     }
+                    slice.orphans.remove(&member);
                     slice.pods.insert(member, pod);
-                } else if let Some(before) = over {
-                    slice.ended.insert(member, before);
-                    agent.strangers.remove(&(key, member));
-                } else if let Some(node) = before.and_then(|pod| pod.node).filter(|_| orphans) {
-                    slice.orphans.insert(member, Orphan { node, since: now });
-                } else {
-                    agent.strangers.remove(&(key, member));
+                    return;
+                }
+                match before {
+                    Some(before) if before.phase.is_over() => {
+                        slice.ended.insert(member, before);
+                        agent.strangers.remove(&(key, member));
+                    }
+                    before => {
+                        let node = before.and_then(|pod| pod.node).filter(|_| orphans);
+                        if !node.is_some_and(|node| agent.orphan(key, member, node, now)) {
+                            agent.strangers.remove(&(key, member));
+                        }
+                    }
                 }
             }
             SiteChange::Ready(ready) => {
+                for (node, ready) in ready.iter().enumerate() {
+                    if *ready {
+                        agent.lost.remove(&node);
+                    } else {
+                        agent.lost.entry(node).or_insert(now);
+                    }
+                }
                 if agent.ready != ready {
                     agent.ready.clone_from(&ready);
                     let wants = agent.wants;
@@ -339,6 +366,7 @@ impl World {
                 };
                 started.retain(concerns);
                 ended.retain(|member, _| concerns(member));
+                entry.attempted.retain(|member| wanted.members.iter().any(|placed| placed.member == *member));
                 entry.slice.wish = Wish::Wanted(wanted);
                 entry.spec = Some(Rc::clone(&object.spec));
                 entry.waiting = false;
@@ -351,6 +379,8 @@ impl World {
                     agent.drop_slice(key);
                 }
                 agent.synced = true;
+                agent.was_synced = true;
+                agent.unread.extend(0..crate::setup::NODES);
                 agent.strangers = agent
                     .entries
                     .iter()
@@ -379,20 +409,13 @@ impl World {
         }
         let now = self.boot(Proc::Agent(s));
         let off = self.off;
+        let watched = self.holds(Rule::NodesOwnLease) && self.setup.sites[s].watchdog;
         let agent = &mut self.agents[s];
-        for (key, entry) in &mut agent.entries {
-            let (uid, times) = (uid_of(key.0), times(&entry.slice));
-            let nodes = &agent.nodes;
-            let strangers = &mut agent.strangers;
-            entry.slice.orphans.retain(|member, orphan| {
-                let stays = nodes.may_run(&uid, *member, orphan, times, now);
-                if !stays {
-                    strangers.remove(&(*key, *member));
-                }
-                stays
-            });
+        if watched {
+            agent.settle(now);
         }
-        let may_start = (agent.synced && agent.strangers.is_empty()) || off == Some(Rule::UnlistedFirst);
+        let may_start = (agent.synced && agent.strangers.is_empty() && agent.strays.is_empty())
+            || off == Some(Rule::UnlistedFirst);
         let granted = agent.granted;
         let keys: Vec<Key> = agent.entries.keys().copied().collect();
         for key in keys {
@@ -440,8 +463,12 @@ impl World {
             actions.retain(|action| !matches!(action, Action::MarkStopped(_)));
         }
         for action in &actions {
-            if let Action::MarkStopped(incarnation) = action {
-                entry.slice.stopped_incarnation = entry.slice.stopped_incarnation.max(*incarnation);
+            match action {
+                Action::MarkStopped(incarnation) => {
+                    entry.slice.stopped_incarnation = entry.slice.stopped_incarnation.max(*incarnation);
+                }
+                Action::CreatePod(member) => drop(entry.attempted.insert(*member)),
+                _ => {}
             }
         }
         if actions.is_empty() {
@@ -471,7 +498,7 @@ impl World {
             }
             return self.decide_soon(s);
         };
-        let stops = matches!(action, Action::DeletePod { .. });
+        let stops = matches!(action, Action::DeletePod { .. } | Action::RemovePod(_));
         if failed && !stops {
             return self.take_steps(s, key, left, failed);
         }
@@ -522,6 +549,7 @@ impl World {
         {
             pod.stopping = true;
             pod.killed |= *kill;
+            pod.abandoned = false;
         }
         if *action == Action::DeleteGang
             && let Some(gang) = &mut entry.slice.gang
@@ -530,18 +558,20 @@ impl World {
         }
     }
 
-    /// A watchdog asks; what it is answered: the age of the newest grant.
-    pub fn agent_asked(&mut self, s: usize, node: usize, boot: u32, running: Vec<Running>) -> Option<Duration> {
+    /// A watchdog asks; what it is answered: the age of the newest grant, and pods to kill.
+    pub fn agent_asked(&mut self, s: usize, node: usize, boot: u32, running: Vec<Running>) -> Answer {
         let now = self.boot(Proc::Agent(s));
         let agent = &mut self.agents[s];
         let name = node_name(node);
         agent.nodes.ask(&name, &boot.to_string(), running, now);
+        agent.unread.insert(node);
         let age = agent.had_grant.then(|| now.saturating_sub(agent.granted));
         if age.is_some() {
             agent.nodes.answer(&name, now);
         }
+        let kill = agent.to_kill(&name);
         self.decide_soon(s);
-        age
+        Answer { age, kill }
     }
 
     /// A process at one end of sessions ended: the other end is told when the way to it is open.
@@ -570,6 +600,98 @@ impl World {
     }
 }
 
+/// What the nodes' watchdogs say, and what follows from it.
+impl Agent {
+    fn to_kill(&self, node: &str) -> Vec<String> {
+        if !self.listed || !self.was_synced {
+            return Vec::new();
+        }
+        let running = self.nodes.running(node).filter(|running| !self.may_have_pod(running));
+        running.map(|running| running.pod_uid.clone()).collect()
+    }
+
+    fn may_have_pod(&self, running: &Running) -> bool {
+        let member = &running.member;
+        let mut of_cluster = self.entries.iter().filter(|(key, _)| uid_of(key.0) == running.cluster_uid);
+        of_cluster.any(|(_, entry)| entry.slice.pods.contains_key(member) || entry.attempted.contains(member))
+    }
+
+    fn orphan(&mut self, key: Key, member: Member, node: String, now: Duration) -> bool {
+        let Some(entry) = self.entries.get_mut(&key) else { return false };
+        let orphan = Orphan { node, since: now };
+        let may_run = self.nodes.may_run(&uid_of(key.0), member, &orphan, times(&entry.slice), now);
+        if may_run {
+            entry.slice.orphans.insert(member, orphan);
+        }
+        may_run
+    }
+
+    fn settle(&mut self, now: Duration) {
+        let unread = std::mem::take(&mut self.unread);
+        if !std::mem::replace(&mut self.begun, true) {
+            // Who was bound before this process began and has no pod now vanished while nobody watched.
+            let missing = self.entries.iter().flat_map(|(key, entry)| {
+                let gang = entry.slice.gang.iter();
+                let bound = gang.flat_map(|gang| gang.members.iter().filter(|placed| gang.bound.contains(&placed.member)));
+                bound
+                    .filter(|placed| !entry.slice.pods.contains_key(&placed.member))
+                    .map(|placed| (*key, placed.member, placed.node.clone()))
+            });
+            for (key, member, node) in missing.collect::<Vec<_>>() {
+                self.orphan(key, member, node, now);
+            }
+        }
+        for node in unread {
+            self.adopt(node, now);
+        }
+        for (key, entry) in &mut self.entries {
+            let (uid, times) = (uid_of(key.0), times(&entry.slice));
+            let (nodes, strangers) = (&self.nodes, &mut self.strangers);
+            entry.slice.orphans.retain(|member, orphan| {
+                let may_run = nodes.may_run(&uid, *member, orphan, times, now);
+                if !may_run {
+                    strangers.remove(&(*key, *member));
+                }
+                may_run
+            });
+            // Pods whose Node is lost, and of which nothing runs any more, are lost with it.
+            for (member, pod) in entry.slice.pods.iter_mut().filter(|(_, pod)| !pod.phase.is_over()) {
+                let Some(node) = pod.node.clone() else { continue };
+                let Some(since) = self.lost.get(&number(&node)) else { continue };
+                let orphan = Orphan { node: node.clone(), since: *since };
+                let ended = nodes.end(&node, times).is_some_and(|end| now >= end)
+                    || (pod.stopping && !nodes.may_run(&uid, *member, &orphan, times, now));
+                if nodes.has_answered(&node) && ended {
+                    pod.phase = Phase::Lost;
+                    pod.abandoned = true;
+                    strangers.remove(&(*key, *member));
+                }
+            }
+        }
+    }
+
+    /// Who runs on a node without a pod is an orphan of its slice, or a stray.
+    fn adopt(&mut self, at: usize, now: Duration) {
+        let node = node_name(at);
+        let without: Vec<Running> =
+            self.nodes.running(&node).filter(|running| !self.may_have_pod(running)).cloned().collect();
+        let mut strays = BTreeSet::new();
+        for Running { cluster_uid, member, .. } in without {
+            let mut of_cluster = self.entries.iter_mut().filter(|(key, _)| uid_of(key.0) == cluster_uid);
+            let Some((_, entry)) = of_cluster.next() else {
+                strays.insert((cluster_uid, member));
+                continue;
+            };
+            if !entry.slice.ended.contains_key(&member) && !entry.slice.orphans.contains_key(&member) {
+                entry.slice.orphans.insert(member, Orphan { node: node.clone(), since: now });
+                entry.slice.started.insert(member);
+            }
+        }
+        self.strays.insert(at, strays);
+        self.strays.retain(|_, strays| !strays.is_empty());
+    }
+}
+
 impl Agent {
     fn drop_slice(&mut self, key: Key) {
         let entry = self.entries.entry(key).or_default();
@@ -588,11 +710,6 @@ fn view(pod: &PodObject) -> Pod {
         address: None,
         reason: None,
         message: None,
+        abandoned: false,
     }
-}
-
-/// Whether a pod's phase is one of the ends.
-#[must_use]
-pub fn is_over(phase: Phase) -> bool {
-    phase.is_over()
 }

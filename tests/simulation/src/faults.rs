@@ -87,8 +87,12 @@ impl World {
             17 => self.fault("a node is a paused virtual machine", |w| w.doze(Proc::Kubelet(site, node), span, true)),
             18 => self.fault("a node boots", |w| w.reboot_node(site, node, span)),
             19 => self.fault("a kubelet or watchdog crashes", |w| {
-                let proc = if w.rng.percent(70) { Proc::Watchdog(site, node) } else { Proc::Kubelet(site, node) };
-                w.crash(proc, span);
+                if w.rng.percent(50) {
+                    // It is started again at once: while there is none nobody else kills.
+                    w.crash(Proc::Watchdog(site, node), span.min(1_500));
+                } else {
+                    w.crash(Proc::Kubelet(site, node), span);
+                }
             }),
             20 => self.fault("a watchdog restarts again and again", |w| w.restless_watchdog(site, node, span)),
             21 => self.fault("a node is cut off and its Node deleted", |w| {

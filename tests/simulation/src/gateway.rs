@@ -76,6 +76,8 @@ struct Session {
     pulse: Pulse,
     hello: Hello,
     sent: BTreeMap<Key, (u64, i64, bool)>,
+    /// Epochs of Clusters that are fenced here; what was fenced once in a session stays so.
+    fenced: BTreeMap<usize, u64>,
     /// The grants before the last, for who notes only these.
     earlier: [Duration; 2],
 }
@@ -236,6 +238,7 @@ impl World {
             pulse,
             hello,
             sent: BTreeMap::new(),
+            fenced: BTreeMap::new(),
             earlier: [Duration::ZERO; 2],
         };
         self.gateways[g].sessions[site] = Some(session);
@@ -303,6 +306,7 @@ impl World {
         session.earlier = [now; 2];
         self.trace(|| format!("gateway {g}: session {number} of site {site} begins"));
         self.judge.began(site, number);
+        self.learn_fences(g, site, object);
         let list = move |world: &mut World| {
             let slices = world.hub.slices.values().filter(|slice| slice.key.1 == site).cloned();
             Ok((slices.collect::<Vec<_>>(), world.hub.version))
@@ -330,12 +334,20 @@ impl World {
         });
     }
 
-    /// Whether a slice is to be delivered: not when its members count as stopped already.
-    fn delivers(&self, g: usize, slice: &SliceObject) -> bool {
+    /// Whether a slice is fenced: its members count as stopped, so it is not delivered.
+    fn is_fenced(&self, g: usize, slice: &SliceObject) -> bool {
         let (cluster, site) = slice.key;
-        let fenced = &self.gateways[g].cache.sites[site].fenced;
-        !self.holds(Rule::FencedWithheld)
-            || !fenced.iter().any(|(uid, epoch)| *uid == cluster && slice.spec.epoch <= *epoch)
+        let session = self.gateways[g].sessions[site].as_ref();
+        self.holds(Rule::FencedWithheld)
+            && session.is_some_and(|session| session.fenced.get(&cluster).is_some_and(|epoch| slice.spec.epoch <= *epoch))
+    }
+
+    fn learn_fences(&mut self, g: usize, site: usize, object: &SiteObject) {
+        let Some(session) = &mut self.gateways[g].sessions[site] else { return };
+        for (cluster, epoch) in &object.fenced {
+            let known = session.fenced.entry(*cluster).or_default();
+            *known = (*epoch).max(*known);
+        }
     }
 
     fn welcome(&mut self, g: usize, site: usize, stream: u64) {
@@ -345,7 +357,7 @@ impl World {
         let mut listed = Vec::new();
         for slice in slices {
             let key = slice.key;
-            if !self.delivers(g, &slice) {
+            if self.is_fenced(g, &slice) {
                 continue;
             }
             let Some(session) = self.of_stream(g, site, stream) else { return };
@@ -483,10 +495,26 @@ impl World {
                 Some(if left > 0 { now + Duration::from_secs(3_600) } else { now.saturating_sub(Duration::from_millis(left.unsigned_abs())) })
             };
             if let Some(end) = end.filter(|end| now >= *end + RHYTHM.patience) {
-                self.call_lost(g, site, object.gateway, object.number, end, |_, _| {});
+                let (gateway, number) = (object.gateway, object.number);
+                if own {
+                    self.call_lost(g, site, gateway, number, end, |_, _| {});
+                } else {
+                    self.call_orphan_lost(g, site, gateway, number, end);
+                }
             }
         }
         self.after(proc, 2_000, move |world| world.look_for_orphans(g));
+    }
+
+    /// A watch that stands still shows no renewals either: the Lease is read before anybody is called lost for it.
+    fn call_orphan_lost(&mut self, g: usize, site: usize, gateway: usize, number: u64, end: Duration) {
+        let seen = self.gateways[g].cache.leases[gateway].version;
+        let get = move |world: &mut World| Ok(Rc::clone(&world.hub.leases[gateway]));
+        self.ask_hub(Proc::Gateway(g), get, move |world, result| match result {
+            Ok(lease) if lease.version == seen => world.call_lost(g, site, gateway, number, end, |_, _| {}),
+            Ok(lease) => world.gateways[g].cache.take(Change::Lease(gateway, lease)),
+            Err(_) => {}
+        });
     }
 
     /// A watch shows something.
@@ -505,7 +533,7 @@ impl World {
                     self.gateways[g].sessions[site] = None;
                     self.to_agent(g, site, stream, ToAgent::Goodbye);
                 } else {
-                    self.deliver_all(g, site);
+                    self.learn_fences(g, site, &object);
                 }
             }
             Change::Slice(object) => self.deliver(g, object.key),
@@ -514,19 +542,11 @@ impl World {
         }
     }
 
-    fn deliver_all(&mut self, g: usize, site: usize) {
-        let keys: Vec<Key> =
-            self.gateways[g].cache.slices.keys().filter(|key| key.1 == site).copied().collect();
-        for key in keys {
-            self.deliver(g, key);
-        }
-    }
-
     /// Sends what has changed of a slice.
     fn deliver(&mut self, g: usize, key: Key) {
         let site = key.1;
         let slice = self.gateways[g].cache.slices.get(&key).cloned();
-        let slice = slice.filter(|slice| self.delivers(g, slice));
+        let slice = slice.filter(|slice| !self.is_fenced(g, slice));
         let Some(session) = &mut self.gateways[g].sessions[site] else { return };
         if session.stage != Stage::Live {
             return;
@@ -575,8 +595,9 @@ impl World {
             },
             ToGateway::Report(key, report) => {
                 let number = session.number;
-                let Some(slice) = self.gateways[g].cache.slices.get(&key) else { return };
-                if report.epoch > slice.spec.epoch {
+                let Some(slice) = self.gateways[g].cache.slices.get(&key).cloned() else { return };
+                // What counts as stopped has nothing to say any more.
+                if report.epoch > slice.spec.epoch || self.is_fenced(g, &slice) {
                     return;
                 }
                 let uid = slice.uid;

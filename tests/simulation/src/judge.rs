@@ -17,7 +17,7 @@ pub enum Crime {
     Twice,
     /// More members than GPUs on a node.
     GpuTwice,
-    /// An older session's word was written over a newer one's, or an older epoch's.
+    /// An older session's word was written over a newer one's.
     StaleReport,
     /// An incarnation that had stopped runs again.
     Again,
@@ -234,9 +234,9 @@ pub fn changes(world: &mut World, s: usize, new: &SiteObject) {
 /// What a Site said is about to be written.
 pub fn reported(world: &mut World, slice: &SliceObject, new: &SliceStatus) {
     let Some(old) = &slice.status else { return };
-    if new.session < old.session || (new.session == old.session && (1..old.epoch).contains(&new.epoch)) {
+    if new.session < old.session {
         let words = format!(
-            "slice {:?}: session {} epoch {} over session {} epoch {}",
+            "slice {:?}: what session {} said of epoch {} over what session {} said of epoch {}",
             slice.key, new.session, new.epoch, old.session, old.epoch
         );
         speak(world, Crime::StaleReport, words);

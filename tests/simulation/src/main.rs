@@ -1,5 +1,6 @@
 //! Plays trials, or one with its trace.
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use atoll_simulation::rule::Rule;
@@ -30,7 +31,7 @@ struct Args {
     failures: usize,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(seed) = args.seed {
         let outcome = run(seed, args.without, args.trace);
@@ -38,10 +39,9 @@ fn main() -> anyhow::Result<()> {
             println!("{line}");
         }
         println!("seed {seed}: {} acts in {} s of simulated time", outcome.acts, outcome.time / 1_000);
-        match outcome.verdict {
-            None => return Ok(()),
-            Some(verdict) => anyhow::bail!("{:?} at {} ms: {}", verdict.crime, verdict.at, verdict.words),
-        }
+        let Some(verdict) = outcome.verdict else { return ExitCode::SUCCESS };
+        println!("FAILED: {:?} at {} ms: {}", verdict.crime, verdict.at, verdict.words);
+        return ExitCode::FAILURE;
     }
     let begin = Instant::now();
     let tally = trials::play(args.first, args.seeds, args.without, args.failures);
@@ -59,6 +59,9 @@ fn main() -> anyhow::Result<()> {
         tally.time / 3_600_000,
         begin.elapsed().as_secs_f64()
     );
-    anyhow::ensure!(tally.failed.is_empty(), "not all is well; play a seed again with --seed N --trace");
-    Ok(())
+    if tally.failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("play a seed again with --seed N --trace");
+    ExitCode::FAILURE
 }

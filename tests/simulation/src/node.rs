@@ -241,24 +241,23 @@ impl World {
         let running: Vec<Running> = running.collect();
         let (link, life) = (Link::NodeAgent(s, n), self.life(proc).number);
         self.tell(link, Way::Up, Proc::Agent(s), false, move |world| {
-            let age = world.agent_asked(s, n, boot, running);
+            let answer = world.agent_asked(s, n, boot, running);
             world.tell(link, Way::Down, proc, false, move |world| {
                 if world.life(proc).number == life {
-                    world.watchdog_answered(s, n, asked, age);
+                    world.watchdog_answered(s, n, asked, answer);
                 }
             });
         });
     }
 
-    fn watchdog_answered(&mut self, s: usize, n: usize, asked: Clocks, age: Option<Duration>) {
+    fn watchdog_answered(&mut self, s: usize, n: usize, mut asked: Clocks, mut answer: Answer) {
         let now = self.clocks(s, n);
-        let (asked, age) = if self.holds(Rule::LeaseFromAsking) {
-            (asked, age)
-        } else {
-            (now, age.map(|_| Duration::ZERO))
-        };
+        if !self.holds(Rule::LeaseFromAsking) {
+            asked = now;
+            answer.age = answer.age.map(|_| Duration::ZERO);
+        }
         if let Some(watchdog) = &mut self.sites[s].nodes[n].watchdog {
-            watchdog.answered(asked, now, &Answer { age, kill: Vec::new() });
+            watchdog.answered(asked, now, &answer);
         }
         self.watchdog_looks(s, n);
     }

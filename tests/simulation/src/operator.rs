@@ -412,20 +412,37 @@ impl World {
     }
 
     fn fence(&mut self, o: usize, c: usize, site: usize, epoch: u64) {
-        let version = self.operators[o].cache.sites[site].version;
-        let on = self.holds(Rule::FenceChecked).then_some(version);
+        let object = Rc::clone(&self.operators[o].cache.sites[site]);
+        let on = self.holds(Rule::FenceChecked).then_some(object.version);
         self.trace(|| format!("operator {o}: fences Cluster {c} up to epoch {epoch} at site {site}"));
-        self.dispatch(
-            o,
-            c,
-            move |world| {
-                world.patch_site(site, on, |object| {
-                    object.fenced.retain(|(uid, _)| *uid != c);
-                    object.fenced.push((c, epoch));
-                })
-            },
-            move |world, object| world.operators[o].cache.take(Change::Site(site, object)),
-        );
+        let write = move |world: &mut World| {
+            world.patch_site(site, on, |object| {
+                object.fenced.retain(|(uid, _)| *uid != c);
+                object.fenced.push((c, epoch));
+            })
+        };
+        let then = move |world: &mut World, object| world.operators[o].cache.take(Change::Site(site, object));
+        if !object.connected {
+            return self.dispatch(o, c, write, then);
+        }
+        // A watch that stands still shows no renewals either: the Lease is read before it is believed to be over.
+        let gateway = object.gateway;
+        let seen = self.operators[o].cache.leases[gateway].version;
+        self.operators[o].busy.insert(c);
+        let proc = Proc::Operator(o);
+        let get = move |world: &mut World| Ok(Rc::clone(&world.hub.leases[gateway]));
+        self.ask_hub(proc, get, move |world, result| {
+            world.operators[o].busy.remove(&c);
+            match result {
+                Ok(lease) if lease.version == seen => world.dispatch(o, c, write, then),
+                Ok(lease) => {
+                    world.operators[o].cache.take(Change::Lease(gateway, lease));
+                    world.see_sites(o);
+                    world.pass_soon(o);
+                }
+                Err(_) => world.after(proc, 500, move |world| world.pass_soon(o)),
+            }
+        });
     }
 
     fn commit(&mut self, o: usize, c: usize, object: &ClusterObject, step: &Step, placed: Vec<Member>) {

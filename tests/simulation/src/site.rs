@@ -190,6 +190,10 @@ impl World {
                 self.delete_pod(s, key, *member, *kill)?;
                 Ok(None)
             }
+            Action::RemovePod(member) => {
+                self.force_away(s, key, *member);
+                Ok(None)
+            }
             Action::DeleteGang => {
                 self.sites[s].gangs.get(&key).ok_or(ApiError::NotFound)?;
                 self.sites[s].holds.remove(&key);
