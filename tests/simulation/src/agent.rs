@@ -275,6 +275,12 @@ impl World {
         self.agents[s].stream.as_ref().filter(|stream| stream.id == id)
     }
 
+    /// The stream of an agent's present session.
+    #[must_use]
+    pub fn of_agent(&self, s: usize) -> Option<u64> {
+        self.agents[s].stream.as_ref().map(|stream| stream.id)
+    }
+
     fn end_session(&mut self, s: usize, id: u64) {
         if self.of(s, id).is_none() {
             return;
@@ -331,6 +337,16 @@ impl World {
                 agent.last_grant = now;
                 agent.interval = next;
                 agent.tries = 0;
+                agent.beats += 1;
+                let beats = agent.beats;
+                let wait = Time::try_from(next.as_millis()).unwrap_or(Time::MAX);
+                if let Some(id) = agent.stream.as_ref().map(|stream| stream.id) {
+                    self.after(proc, wait, move |world| {
+                        if world.agents[s].beats == beats {
+                            world.beat(s, id);
+                        }
+                    });
+                }
                 self.decide_soon(s);
             }
             return;

@@ -50,7 +50,7 @@ impl World {
         let both = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
         // Where the agent and the Site's API are all there is, what is promised needs them.
         let watched = self.setup.sites[site].watchdog;
-        let kind = self.rng.between(0, 24);
+        let kind = self.rng.between(0, 28);
         let kind = if !watched && (10..22).contains(&kind) { kind % 2 } else { kind };
         match kind {
             0 => self.fault("a Site cut off from one gateway", |w| w.cut_for(&[both[g]], ways, span)),
@@ -110,7 +110,17 @@ impl World {
                 w.machine_mut(proc).wall += by;
                 w.trace(|| format!("FAULT the wall clock of {proc:?} jumps by {by} ms"));
             }),
-            _ if self.rng.percent(40) => self.fault("containers start slowly", |w| {
+            23 | 24 => self.fault("members fail while a Site is cut off", |w| {
+                // What is placed anew may be on its way to that Site.
+                let cluster = w.rng.index(w.setup.clusters.len());
+                w.cut_for(&both, &[Way::Up, Way::Down], span);
+                w.fail_members(cluster);
+            }),
+            25 => self.fault("members fail", |w| {
+                let cluster = w.rng.index(w.setup.clusters.len());
+                w.fail_members(cluster);
+            }),
+            26 => self.fault("containers start slowly", |w| {
                 w.sites[site].nodes[node].slow_until = w.now + span;
                 w.trace(|| format!("FAULT containers of site {site} node {node} start slowly for {span} ms"));
             }),
@@ -189,6 +199,18 @@ impl World {
                 world.restless_watchdog(s, n, left - wait);
             }
         });
+    }
+
+    fn fail_members(&mut self, cluster: usize) {
+        self.trace(|| format!("FAULT members of Cluster {cluster} fail"));
+        for (s, n) in judge::all_nodes(self.setup.sites.len()) {
+            let node = Proc::Kubelet(s, n);
+            let there = self.sites[s].nodes[n].containers.iter().filter(|(_, c)| c.runs && c.key.0 == cluster);
+            let there: Vec<u64> = there.map(|(uid, _)| *uid).collect();
+            if self.awake(node) {
+                there.into_iter().for_each(|uid| self.container_ends(s, n, uid, "fails"));
+            }
+        }
     }
 
     /// The Site's controllers remove all pods of a Node that is gone.

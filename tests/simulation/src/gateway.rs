@@ -254,7 +254,7 @@ impl World {
         let Some(session) = self.of_stream(g, site, stream) else { return };
         let wants = session.hello.wants;
         let ready = session.hello.ready.clone();
-        if !self.holds(Rule::NumberedSession) {
+        if !self.holds(Rule::NumberedSession) && self.gateways[g].cache.sites[site].number > 0 {
             let object = Rc::clone(&self.gateways[g].cache.sites[site]);
             return self.claimed(g, site, stream, &object);
         }
@@ -588,7 +588,18 @@ impl World {
                     session.earlier = [session.earlier[1], now];
                     let number = session.number;
                     self.judge.granted(site, number, self.now);
-                    self.to_agent(g, site, stream, ToAgent::Grant { sequence, next: rhythm.heartbeat });
+                    let grant = ToAgent::Grant { sequence, next: rhythm.heartbeat };
+                    if self.rng.percent(10) {
+                        // It comes once more, when its session may be over.
+                        let (again, wait) = (grant.clone(), self.rng.between(5_000, 90_000));
+                        self.at(self.now + wait, move |world| {
+                            if !world.is_cut(Link::AgentGateway(site, g), Way::Down) && world.of_agent(site) != Some(stream) {
+                                world.judge.count("a grant of an ended session comes again");
+                                world.to_agent(g, site, stream, again);
+                            }
+                        });
+                    }
+                    self.to_agent(g, site, stream, grant);
                 }
                 Ok(Answer::Withhold) => {}
                 Err(_) => self.gateways[g].sessions[site] = None,

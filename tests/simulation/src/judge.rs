@@ -148,15 +148,15 @@ pub fn started(world: &mut World, s: usize, n: usize, key: Key, member: Member) 
     if on_node > GPUS {
         speak(world, Crime::GpuTwice, format!("{on_node} members on node {n} of site {s}"));
     }
-    alone(world, key.0, member.rank);
+    alone(world, key.0, member.rank, Some(member));
     let quick = world.judge.clock.is_some();
     if quick {
         in_time(world);
     }
 }
 
-/// No rank runs twice.
-fn alone(world: &mut World, cluster: usize, rank: u32) {
+/// No rank runs twice. `starts`: who has just begun to run; a machine that wakes excuses what ran before only.
+fn alone(world: &mut World, cluster: usize, rank: u32, starts: Option<Member>) {
     if world.setup.clusters[cluster].state.terms.policy == Policy::Autonomous {
         return;
     }
@@ -167,9 +167,10 @@ fn alone(world: &mut World, cluster: usize, rank: u32) {
     if lives.len() < 2 {
         return;
     }
-    let waking = lives.iter().map(|(_, s, n)| world.woke(Proc::Kubelet(*s, *n)) + WAKING).max().unwrap_or(0);
+    let before = lives.iter().filter(|(member, ..)| Some(*member) != starts);
+    let waking = before.map(|(_, s, n)| world.woke(Proc::Kubelet(*s, *n)) + WAKING).max().unwrap_or(0);
     if waking > world.now && waking > WAKING {
-        return world.at(waking + 1, move |world| alone(world, cluster, rank));
+        return world.at(waking + 1, move |world| alone(world, cluster, rank, None));
     }
     speak(world, Crime::Twice, format!("rank {rank} of Cluster {cluster}: {lives:?}"));
 }
@@ -181,7 +182,7 @@ pub fn woke(world: &mut World, s: usize, n: usize) {
         let here: Vec<(usize, u32)> =
             world.sites[s].nodes[n].containers.values().filter(|c| c.runs).map(|c| (c.key.0, c.member.rank)).collect();
         for (cluster, rank) in here {
-            alone(world, cluster, rank);
+            alone(world, cluster, rank, None);
         }
     });
 }

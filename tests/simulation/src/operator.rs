@@ -401,11 +401,18 @@ impl World {
                 });
             });
         };
-        // A process may stand still between its decision and its write, and write when another leads.
-        if self.setup.scene == Scene::Storm && self.rng.percent(2) {
+        // A machine may stand still between the decision and the write, and write when another leads.
+        if self.setup.scene == Scene::Storm && self.awake(proc) && self.rng.percent(3) {
             let wait = self.rng.between(1_000, LATEST);
             self.judge.count("late write of an operator");
-            self.after(proc, wait, send);
+            self.trace(|| format!("operator {o} stands still for {wait} ms before it writes"));
+            let life = self.life(proc).number;
+            self.sleep(proc, wait, false);
+            self.at(self.now + wait, move |world| {
+                if world.life(proc).number == life {
+                    send(world);
+                }
+            });
         } else {
             send(self);
         }

@@ -5,13 +5,13 @@
 pub enum Rule {
     /// 1: the agent counts a lease from when it received the grant.
     CountedFromSending,
-    /// 1: the agent takes grants of sessions that it has ended.
+    /// 1: the agent takes grants of sessions that it has ended for those of its present one.
     OwnSession,
     /// 1: the gateway notes only the grant before the last.
     NotedBeforeSent,
     /// 2: a gateway grants on when its own Lease is over.
     UnderOwnLease,
-    /// 2: a gateway's session begins, and goes on, without its number being written on the version that was read.
+    /// 2: a Site's later sessions begin without being written.
     NumberedSession,
     /// 3: the operator takes the wall-clock time of the last grant instead of its age.
     AgeOfGrant,
