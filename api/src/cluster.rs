@@ -84,6 +84,14 @@ use crate::template::MemberTemplate;
     .message("disconnection.policy Restart needs checkpoint.store: members start again from what they keep there")
     .field_path(".disconnection.policy"),
     validation = Rule::new(
+        "!has(self.disconnection.policy) || self.disconnection.policy != 'Autonomous' || \
+         (self.type == 'Pods' && self.workload in ['Inference', 'Validator', 'Sequencer'])"
+    )
+    .message(
+        "disconnection.policy Autonomous is for Pods with workload Inference, Validator or Sequencer: a rank may run twice"
+    )
+    .field_path(".disconnection.policy"),
+    validation = Rule::new(
         "self.template.spec.terminationGracePeriodSeconds < \
          self.disconnection.times.killSeconds - self.disconnection.times.stopSeconds"
     )

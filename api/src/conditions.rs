@@ -41,6 +41,10 @@ pub mod cluster_reason {
     pub const PLACEMENT_REVOKED: &str = "PlacementRevoked";
     /// A Site is lost and members wait for their fence.
     pub const SITE_LOST: &str = "SiteLost";
+    /// As `SiteLost`, and nobody is replaced because many Sites vanished at once.
+    pub const REPLACING_FROZEN: &str = "ReplacingFrozen";
+    /// Members are on Sites that are draining, and stay for now.
+    pub const SITE_DRAINING: &str = "SiteDraining";
     /// Members are being placed, or wait for former ones to stop.
     pub const REPLACING: &str = "Replacing";
     /// The gang starts again when all its members have stopped.
@@ -89,12 +93,24 @@ pub mod site_reason {
     pub const JOINED: &str = "Joined";
     /// `spec.suspended` is true.
     pub const SUSPENDED: &str = "Suspended";
+    /// `spec.quarantined` is true: it joined by a wallet's signature alone and was not promoted yet.
+    pub const QUARANTINED: &str = "Quarantined";
+    /// It was promoted from quarantine.
+    pub const PROMOTED: &str = "Promoted";
     /// A session is live.
     pub const SESSION_LIVE: &str = "SessionLive";
     /// No heartbeat for longer than allowed.
     pub const HEARTBEATS_MISSED: &str = "HeartbeatsMissed";
     /// The gateway that held the session is gone.
     pub const GATEWAY_LOST: &str = "GatewayLost";
+}
+
+/// Reasons of events on the Lease that the hub's operators contend for: what concerns the whole hub.
+pub mod hub_reason {
+    /// Nobody is replaced: many Sites vanished at once.
+    pub const REPLACING_FROZEN: &str = "ReplacingFrozen";
+    /// Members are replaced again.
+    pub const REPLACING_RESUMED: &str = "ReplacingResumed";
 }
 
 /// Condition types of a Site's own `GPUNode`, written by the device plugin.

@@ -34,7 +34,8 @@ impl Outlook {
         let terms = ClusterTerms::new(cluster)?;
         let slices: Vec<_> = world.slices_of(&terms.uid).iter().map(slice_state).collect();
         let state = cluster_state(cluster, &terms);
-        let step = next(&state, &slices, &|site| world.site_state(site), &BTreeSet::new(), now.as_millisecond());
+        let view = |site: &str| world.site_view(site, &terms.uid, now);
+        let step = next(&state, &slices, &view, &BTreeSet::new(), now.as_millisecond());
         let placing = step.want.as_ref().filter(|_| !world.network_hidden).map(|want| {
             let request = terms.request(want, &step.keep, |site| world.region(site));
             explain(&world.inventory, &request)
@@ -124,7 +125,7 @@ fn words(filter: Filter) -> (&'static str, &'static str) {
         Filter::Memory => ("memory", "too little memory"),
         Filter::Workload => ("workload", "models that do not suit the workload"),
         Filter::Usable => ("node", "nodes that are not Ready or unschedulable"),
-        Filter::Open => ("site", "Sites that are not connected, not accepted or suspended"),
+        Filter::Open => ("site", "Sites that are lost, paused, suspended, or not accepted"),
         Filter::Region => ("region", "other regions"),
         Filter::Supplier => ("supplier", "other suppliers"),
         Filter::Trust => ("trust", "Sites that are trusted too little"),

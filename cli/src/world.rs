@@ -6,9 +6,10 @@ pub mod fixtures;
 use std::collections::{BTreeMap, HashMap};
 
 use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site};
-use atoll_convert::{holdings, model_facts, node_facts, site_facts, site_state};
-use atoll_core::cluster::SiteState;
+use atoll_convert::{holdings, is_connected, model_facts, node_facts, site_facts, site_view};
+use atoll_core::cluster::{SiteState, SiteView};
 use atoll_core::inventory::Inventory;
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::fetch::Objects;
@@ -74,14 +75,14 @@ impl World {
         world
     }
 
-    /// What is known of a Site's session.
-    pub fn site_state(&self, name: &str) -> SiteState {
-        if self.network_hidden { SiteState::Live } else { site_state(self.sites.get(name)) }
+    /// What is known of a Site, as far as the Cluster with this UID is concerned.
+    pub fn site_view(&self, name: &str, cluster: &str, now: Timestamp) -> SiteView {
+        if self.network_hidden { SiteState::Live.into() } else { site_view(self.sites.get(name), cluster, now) }
     }
 
     /// Whether a Site has a live session.
     pub fn site_is_live(&self, name: &str) -> bool {
-        self.site_state(name) == SiteState::Live
+        self.network_hidden || self.sites.get(name).is_some_and(is_connected)
     }
 
     /// Slices of a Cluster.

@@ -1,7 +1,7 @@
 //! What the network has: `GPUModel`, `Site` and `GPUNode` as facts of the inventory.
 
 use atoll_api::conditions::{is_true, site as site_condition};
-use atoll_api::{GpuModel, GpuNode, Site};
+use atoll_api::{Availability, GpuModel, GpuNode, Site};
 use atoll_core::inventory::{ModelFacts, NodeFacts, SiteFacts};
 use atoll_core::units::MicroUsd;
 
@@ -21,13 +21,16 @@ pub fn model_facts(model: &GpuModel) -> Result<ModelFacts, InvalidSpec> {
     })
 }
 
-/// The facts of a Site. It is open when it is accepted, connected, not suspended and not being deleted.
+/// The facts of a Site. It is open when it is accepted, connected, neither suspended nor in quarantine, not being deleted,
+/// and its supplier wants members.
 pub fn site_facts(site: &Site) -> Result<SiteFacts, InvalidSpec> {
     let name = site.metadata.name.clone().ok_or_else(|| Problem::Missing.of("metadata.name"))?;
     let holds = |type_: &str| site.status.as_ref().is_some_and(|status| is_true(&status.conditions, type_));
     let open = holds(site_condition::ACCEPTED)
         && holds(site_condition::CONNECTED)
         && !site.spec.suspended
+        && !site.spec.quarantined
+        && site.status.as_ref().and_then(|status| status.availability).unwrap_or_default() == Availability::Accepting
         && site.metadata.deletion_timestamp.is_none();
     Ok(SiteFacts {
         display: site.spec.display_name.clone().unwrap_or_else(|| name.clone()),
@@ -104,6 +107,23 @@ mod tests {
         for conditions in lacking {
             assert!(!site_facts(&site(false, conditions)).unwrap().open, "{conditions:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_placed_where_the_supplier_or_the_hub_does_not_want_it_yet() {
+        let mut site = site(false, &[("Accepted", "True"), ("Connected", "True")]);
+        for (availability, open) in [
+            (None, true),
+            (Some(Availability::Accepting), true),
+            (Some(Availability::Paused), false),
+            (Some(Availability::Draining), false),
+        ] {
+            site.status.as_mut().unwrap().availability = availability;
+            assert_eq!(site_facts(&site).unwrap().open, open, "{availability:?}");
+        }
+        site.status.as_mut().unwrap().availability = None;
+        site.spec.quarantined = true;
+        assert!(!site_facts(&site).unwrap().open);
     }
 
     #[test]

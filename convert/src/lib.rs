@@ -14,6 +14,8 @@ mod words;
 pub use error::{InvalidSpec, Problem};
 pub use facts::{model_facts, node_facts, site_facts};
 pub use holdings::holdings;
-pub use state::{cluster_state, committed, orphan_state, site_state, slice_state};
+pub use state::{
+    cluster_state, committed, fenced_epoch, is_connected, is_draining, orphan_state, site_view, slice_state,
+};
 pub use terms::{ClusterTerms, FenceTimes};
 pub use words::{kind, selection, span, trust, workload};

@@ -1,11 +1,13 @@
 //! What the API holds of Clusters and their slices, as the state that `atoll_core::cluster` decides on.
 
 use atoll_api::conditions::{self, member_reason, site as site_condition, slice as slice_condition};
-use atoll_api::{Cluster, ClusterSlice, MemberPhase, MemberStatus, ReservationPhase, Site, SlicePhase};
+use atoll_api::{Availability, Cluster, ClusterSlice, MemberPhase, MemberStatus, ReservationPhase, Site, SlicePhase};
 use atoll_core::cluster::{
-    self as core, Deletion, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, SliceMember,
+    self as core, Deletion, Member, MemberState, Millis, Phase, Reservation, SLICE_RANKS, SiteState, SiteView,
+    SliceMember,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 
 use crate::ClusterTerms;
 
@@ -116,25 +118,40 @@ pub fn orphan_state() -> core::Cluster {
     }
 }
 
-/// What a Site's own object says about its session. A Site that never had one, or that is not known, has been lost for
-/// ever: nothing can run there by order of this hub.
+/// Whether a Site's own object says that its agent has a live session.
 ///
-/// A gateway that died cannot write that its sessions ended; who knows of its Lease must ask that first.
+/// A gateway that died cannot write that its sessions ended; who knows of its Lease must ask that too.
 #[must_use]
-pub fn site_state(site: Option<&Site>) -> SiteState {
-    let Some(status) = site.and_then(|site| site.status.as_ref()) else {
-        return SiteState::Lost { since: 0 };
+pub fn is_connected(site: &Site) -> bool {
+    site.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, site_condition::CONNECTED))
+}
+
+/// Members of this and lower incarnations of the Cluster with this UID count as stopped at a Site; 0: none.
+#[must_use]
+pub fn fenced_epoch(site: &Site, cluster: &str) -> u64 {
+    let entries = site.status.iter().flat_map(|status| &status.fenced);
+    entries.filter(|entry| entry.cluster_uid == cluster).map(|entry| unsigned_long(entry.epoch)).max().unwrap_or(0)
+}
+
+/// Whether a Site's supplier wants members to leave.
+#[must_use]
+pub fn is_draining(site: &Site) -> bool {
+    site.status.as_ref().and_then(|status| status.availability) == Some(Availability::Draining)
+}
+
+/// A Site as its own object shows it to somebody who looks at `now`, as far as the Cluster with this UID is concerned.
+/// Nothing is decided on this: it compares the clock of a gateway with that of whoever looks, and knows of no freeze.
+#[must_use]
+pub fn site_view(site: Option<&Site>, cluster: &str, now: Timestamp) -> SiteView {
+    let Some(site) = site else { return SiteState::Gone { ago: Millis::MAX }.into() };
+    let state = if is_connected(site) {
+        SiteState::Live
+    } else {
+        let session = site.status.as_ref().and_then(|status| status.session.as_ref());
+        let granted = session.and_then(|session| session.last_grant.as_ref()).map_or(0, millis);
+        SiteState::Lost { ago: now.as_millisecond().saturating_sub(granted) }
     };
-    if conditions::is_true(&status.conditions, site_condition::CONNECTED) {
-        return SiteState::Live;
-    }
-    let since = status.session.as_ref().and_then(|session| session.last_grant.as_ref());
-    // Between the start of a session and its first loss nobody has written when it ended: the condition says it then.
-    let since = since.or_else(|| {
-        let connected = conditions::condition(&status.conditions, site_condition::CONNECTED);
-        connected.map(|condition| &condition.last_transition_time)
-    });
-    SiteState::Lost { since: since.map_or(0, millis) }
+    SiteView { fenced: fenced_epoch(site, cluster), draining: is_draining(site), ..state.into() }
 }
 
 fn report(member: &MemberStatus) -> ((u32, u64), MemberState) {
@@ -275,28 +292,27 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_site_is_lost_since_its_last_grant() {
+    fn a_site_is_seen_as_its_own_object_says() {
         let connected = |status: &str| {
             json!([{"type": "Connected", "status": status, "reason": "R", "message": "",
                     "lastTransitionTime": "1970-01-01T00:00:09Z"}])
         };
-        let session = |grant: Value| json!({"number": 1, "gateway": "g", "lastGrant": grant});
+        let lost = |ago| SiteView::from(SiteState::Lost { ago });
+        let session = json!({"number": 1, "gateway": "g", "lastGrant": "1970-01-01T00:00:05Z"});
+        let fenced = json!([{"clusterUid": "other", "epoch": 9}, {"clusterUid": "u", "epoch": 3}]);
         let table = [
-            (None, SiteState::Lost { since: 0 }),
-            (Some(json!({})), SiteState::Lost { since: 0 }),
-            (Some(json!({"conditions": connected("True")})), SiteState::Live),
+            (json!({}), lost(60_000)),
+            (json!({"conditions": connected("True")}), SiteState::Live.into()),
+            (json!({"conditions": connected("False"), "session": session}), lost(55_000)),
             (
-                Some(json!({"conditions": connected("False"), "session": session(json!("1970-01-01T00:00:05Z"))})),
-                SiteState::Lost { since: 5_000 },
-            ),
-            (
-                Some(json!({"conditions": connected("False"), "session": session(Value::Null)})),
-                SiteState::Lost { since: 9_000 },
+                json!({"conditions": connected("True"), "fenced": fenced, "availability": "Draining"}),
+                SiteView { fenced: 3, draining: true, ..SiteState::Live.into() },
             ),
         ];
-        for (status, state) in table {
-            let site = status.as_ref().map(site);
-            assert_eq!(site_state(site.as_ref()), state, "{status:?}");
+        let now = Timestamp::from_second(60).unwrap();
+        for (status, view) in table {
+            assert_eq!(site_view(Some(&site(&status)), "u", now), view, "{status}");
         }
+        assert_eq!(site_view(None, "u", now).state, SiteState::Gone { ago: Millis::MAX });
     }
 }

@@ -1,6 +1,6 @@
 //! What a Cluster asks for: its spec with every default filled in and every string understood.
 
-use atoll_api::{Cluster, ClusterSpec, ClusterType, DisconnectionPolicy, DisconnectionTimes, Span};
+use atoll_api::{Cluster, ClusterSpec, ClusterType, DisconnectionPolicy, DisconnectionTimes, Span, Workload};
 use atoll_core::cluster::{Member, Millis, Policy, Terms, Want};
 use atoll_core::placement::Request;
 use atoll_core::units::{MicroUsd, parse_duration_seconds, parse_memory_mib};
@@ -161,6 +161,7 @@ fn span(spec: &ClusterSpec) -> Result<words::Span, InvalidSpec> {
 
 fn policy(spec: &ClusterSpec) -> Result<Policy, InvalidSpec> {
     use DisconnectionPolicy::{Autonomous, Fail, Replace, Restart};
+    use Workload::{Inference, Sequencer, Validator};
     let gang = matches!(spec.type_, ClusterType::Torch | ClusterType::Ray);
     let refused = |why| Err(Problem::Conflict(why).of("spec.disconnection.policy"));
     match (gang, spec.disconnection.policy) {
@@ -172,7 +173,10 @@ fn policy(spec: &ClusterSpec) -> Result<Policy, InvalidSpec> {
         (true, Some(Restart)) => Ok(Policy::Restart),
         (_, Some(Fail)) => Ok(Policy::Fail),
         (true, Some(Autonomous)) => refused("Autonomous is for Pods: members of Torch and Ray depend on each other"),
-        (false, Some(Autonomous)) => refused("Autonomous is not there yet"),
+        (false, Some(Autonomous)) if !matches!(spec.workload, Inference | Validator | Sequencer) => {
+            refused("Autonomous is for services: workload must be Inference, Validator or Sequencer")
+        }
+        (false, Some(Autonomous)) => Ok(Policy::Autonomous),
     }
 }
 
@@ -235,6 +239,11 @@ mod tests {
             (json!({"type": "Ray"}), words::Span::Site, Policy::Fail),
             (json!({"type": "Ray", "checkpoint": store}), words::Span::Site, Policy::Restart),
             (
+                json!({"workload": "Inference", "disconnection": {"policy": "Autonomous"}}),
+                words::Span::Any,
+                Policy::Autonomous,
+            ),
+            (
                 json!({"type": "Ray", "checkpoint": store, "disconnection": {"policy": "Fail"}}),
                 words::Span::Site,
                 Policy::Fail,
@@ -267,6 +276,11 @@ mod tests {
             (json!({"type": "Torch", "placement": {"span": "Any"}}), "spec.placement.span"),
             (json!({"type": "Ray", "placement": {"span": "Region"}}), "spec.placement.span"),
             (json!({"type": "Torch", "disconnection": {"policy": "Restart"}}), "spec.disconnection.policy"),
+            (
+                json!({"type": "Torch", "workload": "Inference", "disconnection": {"policy": "Autonomous"}}),
+                "spec.disconnection.policy",
+            ),
+            (json!({"workload": "Batch", "disconnection": {"policy": "Autonomous"}}), "spec.disconnection.policy"),
             (
                 json!({"type": "Torch", "checkpoint": store, "disconnection": {"policy": "Replace"}}),
                 "spec.disconnection.policy",

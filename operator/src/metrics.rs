@@ -19,6 +19,10 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// The term of this process's leadership; 0: none.
     pub term: IntGauge,
+    /// Fences by `result` of their write: written, conflict (the Site came back), gone, refused.
+    pub fences: IntCounterVec,
+    /// 1 while nobody is replaced because many Sites vanished at once.
+    pub frozen: IntGauge,
     /// Failed writes by `kind` of object and `error`: conflict, gone, refused, unreachable, `not_leading`.
     pub write_errors: IntCounterVec,
 }
@@ -44,6 +48,14 @@ impl Metrics {
             waiting: IntGauge::new("atoll_operator_waiting_clusters", "Clusters that wait for capacity.")?,
             leader: IntGauge::new("atoll_operator_leader", "1 while this process leads.")?,
             term: IntGauge::new("atoll_operator_term", "Term of this process's leadership, 0 when it has none.")?,
+            fences: IntCounterVec::new(
+                Opts::new("atoll_operator_fences_total", "Writes of fences on lost Sites, by result."),
+                &["result"],
+            )?,
+            frozen: IntGauge::new(
+                "atoll_operator_replacing_frozen",
+                "1 while nobody is replaced because many Sites vanished at once.",
+            )?,
             write_errors: IntCounterVec::new(
                 Opts::new("atoll_operator_write_errors_total", "Failed writes by kind of object and error."),
                 &["kind", "error"],
@@ -55,6 +67,8 @@ impl Metrics {
         registry.register(Box::new(metrics.waiting.clone()))?;
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.term.clone()))?;
+        registry.register(Box::new(metrics.fences.clone()))?;
+        registry.register(Box::new(metrics.frozen.clone()))?;
         registry.register(Box::new(metrics.write_errors.clone()))?;
         Ok(metrics)
     }

@@ -76,6 +76,8 @@ pub const BAD: &[Bad] = &[
     bad(Base::Torch, "Restart without a store", "disconnection.policy", &[("/spec/disconnection/policy", r#""Restart""#)]),
     bad(Base::Torch, "Replace for Torch", "disconnection.policy", &[("/spec/disconnection/policy", r#""Replace""#)]),
     bad(Base::Pods, "Restart for Pods", "disconnection.policy", &[("/spec/disconnection/policy", r#""Restart""#), ("/spec/checkpoint/store", r#""s3://a/b""#)]),
+    bad(Base::Torch, "Autonomous for Torch", "disconnection.policy", &[("/spec/disconnection/policy", r#""Autonomous""#), ("/spec/workload", r#""Inference""#)]),
+    bad(Base::Pods, "Autonomous for training", "disconnection.policy", &[("/spec/disconnection/policy", r#""Autonomous""#)]),
     bad(Base::Torch, "a store without a scheme", "checkpoint.store", &[("/spec/checkpoint/store", r#""/mnt/checkpoints""#)]),
     bad(Base::Torch, "a store on the node", "checkpoint.store", &[("/spec/checkpoint/store", r#""file:///mnt/checkpoints""#)]),
     bad(Base::Pods, "a priority that is too high", "spec.priority", &[("/spec/priority", "1001")]),

@@ -1,6 +1,7 @@
 //! The hub's operator: see `atoll_operator::controllers`.
 
 use atoll_api::names::SYSTEM_NAMESPACE;
+use atoll_operator::controllers::{self, PolicyArgs};
 use atoll_runtime::leader::LeaderArgs;
 use atoll_runtime::process::{CommonArgs, Process, process_identity};
 use clap::Parser;
@@ -13,6 +14,8 @@ struct Args {
     common: CommonArgs,
     #[command(flatten)]
     leader: LeaderArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Namespace of Atoll's own objects.
     #[arg(long, default_value = SYSTEM_NAMESPACE)]
     namespace: String,
@@ -23,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let process = Process::start("atoll-operator", &args.common).await?;
     let identity = process_identity("atoll-operator");
-    let ran = atoll_operator::controllers::run(&process, &args.namespace, identity, &args.leader).await;
+    let ran = controllers::run(&process, &args.namespace, identity, &args.leader, &args.policy).await;
     process.shutdown.cancel();
     process.finish().await;
     ran

@@ -13,7 +13,6 @@ use atoll_api::conditions::{self, site_reason};
 use atoll_runtime::backoff::Backoff;
 use atoll_runtime::clock::boot_time;
 use futures::{StreamExt as _, stream};
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Preconditions};
@@ -194,11 +193,10 @@ async fn call_lost(gateway: &Gateway, losses: Vec<(String, Loss)>) -> bool {
 
 /// What is written of a session whose grants ended so long ago.
 fn loss(session: &Session, ended_before: Duration) -> (String, Loss) {
-    let ended_before = SignedDuration::try_from(ended_before).unwrap_or_default();
     let loss = Loss {
         gateway: session.gateway.clone(),
         number: session.number,
-        last_grant: Timestamp::now().saturating_sub(ended_before).unwrap_or_default(),
+        last_grant: boot_time().saturating_sub(ended_before),
         reason: site_reason::GATEWAY_LOST,
     };
     (session.site.clone(), loss)
@@ -218,6 +216,8 @@ mod tests {
     use atoll_api::{SiteSession, SiteStatus};
     use k8s_openapi::api::coordination::v1::LeaseSpec;
     use kube::api::ObjectMeta;
+
+    use jiff::Timestamp;
 
     use super::super::fixtures;
     use super::*;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use atoll_api::ClusterSlice;
-use jiff::Timestamp;
 
 /// How often a Site sends heartbeats, and after how much silence it counts as absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +38,26 @@ pub struct Pulse {
     heard: Duration,
     /// What was asked of it then. A slice with shorter times changes what is asked from the next heartbeat on.
     patience: Duration,
-    /// When it was last granted a lease, or may have been.
-    pub last_grant: Timestamp,
+    /// When it was last granted a lease, or may have been; boot time.
+    last_grant: Duration,
 }
 
 impl Pulse {
     /// A session begins. What an earlier one granted was granted before.
     #[must_use]
-    pub fn begin(now: Duration, wall: Timestamp, rhythm: Rhythm) -> Self {
-        Self { heard: now, patience: rhythm.patience, last_grant: wall }
+    pub fn begin(now: Duration, rhythm: Rhythm) -> Self {
+        Self { heard: now, patience: rhythm.patience, last_grant: now }
+    }
+
+    /// A lease is about to be granted.
+    pub fn grant(&mut self, now: Duration) {
+        self.last_grant = now;
+    }
+
+    /// When it was last granted a lease, or may have been; boot time.
+    #[must_use]
+    pub fn last_grant(&self) -> Duration {
+        self.last_grant
     }
 
     /// A heartbeat came.
@@ -102,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_site_is_absent_when_its_silence_is_as_long_as_the_patience_at_its_last_heartbeat() {
-        let mut pulse = Pulse::begin(s(100), Timestamp::UNIX_EPOCH, DEFAULT);
+        let mut pulse = Pulse::begin(s(100), DEFAULT);
         assert_eq!(pulse.left(s(100)), Some(s(30)));
         assert_eq!(pulse.left(s(129)), Some(s(1)));
         assert_eq!(pulse.left(s(130)), None);
@@ -110,5 +120,8 @@ mod tests {
         pulse.heartbeat(s(125), DEFAULT.of(Some(s(6))));
         assert_eq!(pulse.left(s(130)), Some(s(1)));
         assert_eq!(pulse.left(s(131)), None);
+        assert_eq!(pulse.last_grant(), s(100), "what an earlier session granted was granted before");
+        pulse.grant(s(126));
+        assert_eq!(pulse.last_grant(), s(126));
     }
 }

@@ -95,7 +95,7 @@ impl Gateway {
             settings,
             ca,
             registry: Registry::default(),
-            writer: Writer::new(client, &caches.slices, &caches.nodes, &metrics),
+            writer: Writer::new(client, &caches.slices, &caches.nodes, &sites, &metrics),
             caches,
             sites,
             slices: Api::all(client.clone()),

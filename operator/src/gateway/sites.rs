@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use atoll_api::conditions::{self, set_condition, site_reason};
 use atoll_api::names::FIELD_MANAGER_GATEWAY;
-use atoll_api::{Site, SiteSession};
-use jiff::Timestamp;
+use atoll_api::{Availability, Site, SiteSession};
+use atoll_runtime::clock::boot_time;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
+use super::coalesce::Outcome;
 use super::metrics::{Metrics, Written};
 
 /// How often a write is decided anew when somebody else's came in between.
@@ -51,6 +53,8 @@ pub struct Claimant {
     pub boot_id: String,
     /// The agent's version.
     pub agent_version: String,
+    /// What the supplier wants.
+    pub availability: Availability,
 }
 
 /// A session that is over.
@@ -60,8 +64,8 @@ pub struct Loss {
     pub gateway: String,
     /// Its number.
     pub number: i64,
-    /// When its last lease was granted, or later.
-    pub last_grant: Timestamp,
+    /// When its last lease was granted, or later; boot time of this process's machine.
+    pub last_grant: Duration,
     /// Reason of the condition.
     pub reason: &'static str,
 }
@@ -140,13 +144,14 @@ impl Sites {
     async fn try_lose(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {
         // Read anew: the cache may lag behind the beginning of a newer session.
         let Some(site) = self.api.get_opt(name).await? else { return Ok(()) };
-        let Some(patch) = lost(&site, loss, Timestamp::now()) else { return Ok(()) };
+        let age = boot_time().saturating_sub(loss.last_grant);
+        let Some(patch) = lost(&site, loss, age, Timestamp::now()) else { return Ok(()) };
         let site = self.write(name, &patch).await?;
-        tracing::info!(site = name, session = loss.number, reason = loss.reason, last_grant = %loss.last_grant, "absent");
+        tracing::info!(site = name, session = loss.number, reason = loss.reason, last_grant_age = ?age, "absent");
         let event = Event {
             type_: EventType::Warning,
             reason: loss.reason.to_owned(),
-            note: Some(message(loss)),
+            note: Some(message(loss, granted(age, Timestamp::now()))),
             action: "Disconnect".to_owned(),
             secondary: None,
         };
@@ -154,6 +159,31 @@ impl Sites {
             tracing::debug!(%error, "cannot publish an event");
         }
         Ok(())
+    }
+
+    /// Notes what a supplier wants, unless a newer session of its Site has begun.
+    pub async fn available(self, name: String, (number, availability): (i64, Availability)) -> Outcome {
+        let mut found = self.find(&name).await;
+        for _ in 0..CONFLICTS {
+            let site = match found {
+                Ok(Some(site)) => site,
+                Ok(None) => return Outcome::Dropped,
+                Err(_) => return Outcome::Retry,
+            };
+            let Some(patch) = available(&site, number, availability) else { return Outcome::Dropped };
+            match self.write(&name, &patch).await {
+                Ok(_) => {
+                    tracing::info!(site = name, session = number, ?availability, "the supplier wants");
+                    return Outcome::Written;
+                }
+                Err(kube::Error::Api(status)) if status.is_conflict() => found = self.api.get_opt(&name).await,
+                Err(error) => {
+                    tracing::warn!(site = name, %error, "cannot note what the supplier wants; trying again");
+                    return Outcome::Retry;
+                }
+            }
+        }
+        Outcome::Retry
     }
 
     async fn write(&self, name: &str, patch: &Value) -> Result<Site, kube::Error> {
@@ -198,11 +228,23 @@ fn claimed(site: &Site, claimant: &Claimant, now: Timestamp) -> Value {
     let mut session = json!(session);
     // A merge patch keeps what it does not name.
     session["lastGrant"] = Value::Null;
-    checked(site, &json!({ "session": session, "conditions": conditions }))
+    session["lastGrantAgeMilliseconds"] = Value::Null;
+    // What is fenced is the operator's, and stays.
+    let availability = claimant.availability;
+    checked(site, &json!({ "session": session, "conditions": conditions, "availability": availability }))
 }
 
-/// The patch that ends a session; None when it is not the newest any more, or ended already.
-fn lost(site: &Site, loss: &Loss, now: Timestamp) -> Option<Value> {
+/// The patch that notes what a supplier wants; None when that stands there, or a newer session has begun.
+fn available(site: &Site, number: i64, availability: Availability) -> Option<Value> {
+    let status = site.status.as_ref()?;
+    let newest = status.session.as_ref().map_or(0, |session| session.number);
+    let known = status.availability.unwrap_or_default();
+    (newest == number && known != availability).then(|| checked(site, &json!({ "availability": availability })))
+}
+
+/// The patch that ends a session whose last lease was granted `age` ago; None when it is not the newest any more, or ended
+/// already.
+fn lost(site: &Site, loss: &Loss, age: Duration, now: Timestamp) -> Option<Value> {
     let status = site.status.clone().unwrap_or_default();
     let session = status.session.filter(|s| s.number == loss.number && s.gateway == loss.gateway)?;
     if session.last_grant.is_some() {
@@ -210,17 +252,26 @@ fn lost(site: &Site, loss: &Loss, now: Timestamp) -> Option<Value> {
     }
     let mut conditions = status.conditions;
     let generation = site.metadata.generation;
-    set_condition(&mut conditions, conditions::site::CONNECTED, false, loss.reason, &message(loss), generation, now);
-    Some(checked(site, &json!({ "session": { "lastGrant": Time(loss.last_grant) }, "conditions": conditions })))
+    let last_grant = granted(age, now);
+    let message = message(loss, last_grant);
+    set_condition(&mut conditions, conditions::site::CONNECTED, false, loss.reason, &message, generation, now);
+    let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    let session = json!({ "lastGrant": Time(last_grant), "lastGrantAgeMilliseconds": age });
+    Some(checked(site, &json!({ "session": session, "conditions": conditions })))
 }
 
-fn message(loss: &Loss) -> String {
+/// When that was, for people: nothing is decided on it.
+fn granted(age: Duration, now: Timestamp) -> Timestamp {
+    SignedDuration::try_from(age).ok().and_then(|age| now.saturating_sub(age).ok()).unwrap_or(now)
+}
+
+fn message(loss: &Loss, last_grant: Timestamp) -> String {
     let why = match loss.reason {
         site_reason::SUSPENDED => "The Site is suspended",
         site_reason::GATEWAY_LOST => "The gateway of its session is gone and the Site came to no other",
         _ => "No heartbeat of the Site's agent for too long",
     };
-    format!("{why}; its last lease was granted at {} or before", loss.last_grant.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    format!("{why}; its last lease was granted at {} or before", last_grant.strftime("%Y-%m-%dT%H:%M:%SZ"))
 }
 
 fn checked(site: &Site, status: &Value) -> Value {
@@ -237,16 +288,23 @@ mod tests {
     use super::super::fixtures;
     use super::*;
 
+    const AGE: Duration = Duration::from_millis(30_500);
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
     fn claimant(gateway: &str) -> Claimant {
-        Claimant { gateway: gateway.to_owned(), boot_id: "boot".to_owned(), agent_version: "0.1.0".to_owned() }
+        Claimant {
+            gateway: gateway.to_owned(),
+            boot_id: "boot".to_owned(),
+            agent_version: "0.1.0".to_owned(),
+            availability: Availability::Accepting,
+        }
     }
 
     fn loss(gateway: &str, number: i64) -> Loss {
-        Loss { gateway: gateway.to_owned(), number, last_grant: at(5), reason: site_reason::HEARTBEATS_MISSED }
+        Loss { gateway: gateway.to_owned(), number, last_grant: Duration::ZERO, reason: site_reason::HEARTBEATS_MISSED }
     }
 
     /// What a merge patch of the status does, for the fields that are patched here.
@@ -270,11 +328,13 @@ mod tests {
             let status = site.status.clone().unwrap();
             let session = status.session.unwrap();
             assert_eq!((session.number, session.gateway.as_str()), (number, "gw"));
-            assert_eq!(session.last_grant, None);
+            assert_eq!((session.last_grant, session.last_grant_age_milliseconds), (None, None));
             assert!(conditions::is_true(&status.conditions, conditions::site::CONNECTED));
-            site = patched(&site, &lost(&site, &loss("gw", number), at(number)).unwrap());
+            site = patched(&site, &lost(&site, &loss("gw", number), AGE, at(number)).unwrap());
             let status = site.status.clone().unwrap();
-            assert_eq!(status.session.unwrap().last_grant, Some(Time(at(5))));
+            let session = status.session.unwrap();
+            assert_eq!(session.last_grant_age_milliseconds, Some(30_500));
+            assert_eq!(session.last_grant.unwrap().0, at(number) - SignedDuration::from_millis(30_500));
             assert!(!conditions::is_true(&status.conditions, conditions::site::CONNECTED));
         }
     }
@@ -284,18 +344,36 @@ mod tests {
         let site = fixtures::site("site-a");
         let first = patched(&site, &claimed(&site, &claimant("gw-1"), at(0)));
         let second = patched(&first, &claimed(&first, &claimant("gw-2"), at(1)));
-        assert_eq!(lost(&second, &loss("gw-1", 1), at(40)), None);
-        assert_eq!(lost(&second, &loss("gw-1", 2), at(40)), None);
-        assert!(lost(&second, &loss("gw-2", 2), at(40)).is_some());
-        assert_eq!(lost(&site, &loss("gw-1", 1), at(40)), None);
+        assert_eq!(lost(&second, &loss("gw-1", 1), AGE, at(40)), None);
+        assert_eq!(lost(&second, &loss("gw-1", 2), AGE, at(40)), None);
+        assert!(lost(&second, &loss("gw-2", 2), AGE, at(40)).is_some());
+        assert_eq!(lost(&site, &loss("gw-1", 1), AGE, at(40)), None);
     }
 
     #[test]
     fn a_loss_is_noted_once() {
         let site = fixtures::site("site-a");
         let first = patched(&site, &claimed(&site, &claimant("gw"), at(0)));
-        let gone = patched(&first, &lost(&first, &loss("gw", 1), at(40)).unwrap());
-        assert_eq!(lost(&gone, &loss("gw", 1), at(41)), None);
+        let gone = patched(&first, &lost(&first, &loss("gw", 1), AGE, at(40)).unwrap());
+        assert_eq!(lost(&gone, &loss("gw", 1), AGE, at(41)), None);
+    }
+
+    #[test]
+    fn what_a_supplier_wants_is_noted_with_the_session_and_when_it_changes() {
+        let site = fixtures::site("site-a");
+        let patch = claimed(&site, &Claimant { availability: Availability::Draining, ..claimant("gw") }, at(0));
+        assert_eq!((&patch["status"]["availability"], patch["status"].get("fenced")), (&json!("Draining"), None));
+        let mut live = patched(&site, &patch);
+        live.status.as_mut().unwrap().availability = Some(Availability::Draining);
+        assert_eq!(available(&live, 1, Availability::Draining), None, "it stands there");
+        let back = available(&live, 1, Availability::Accepting).unwrap();
+        assert_eq!(
+            (&back["status"], &back["metadata"]["resourceVersion"]),
+            (&json!({"availability": "Accepting"}), &json!("1"))
+        );
+        assert_eq!(available(&live, 2, Availability::Paused), None, "not of this session");
+        live.status.as_mut().unwrap().availability = None;
+        assert_eq!(available(&live, 1, Availability::Accepting), None, "who says nothing accepts");
     }
 
     #[test]

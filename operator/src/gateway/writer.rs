@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::names::FIELD_MANAGER_GATEWAY;
-use atoll_api::{ClusterSlice, ClusterSliceStatus, GpuNode};
+use atoll_api::{Availability, ClusterSlice, ClusterSliceStatus, GpuNode};
 use futures::FutureExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Resource as _, ResourceExt as _};
@@ -15,10 +15,12 @@ use super::cache::{Cache, Cached, key_of};
 use super::coalesce::{Coalescer, Outcome};
 use super::inventory::{NodeWrite, node_write};
 use super::metrics::{Metrics, Written};
+use super::sites::Sites;
 
 /// Writes in flight of each kind.
 const SLICES_IN_FLIGHT: usize = 64;
 const NODES_IN_FLIGHT: usize = 32;
+const SITES_IN_FLIGHT: usize = 16;
 
 /// A status to be written.
 #[derive(Clone, Debug)]
@@ -31,12 +33,14 @@ pub struct SliceNews {
     pub received: Instant,
 }
 
-/// Writes by key: "namespace/name" for slices, the hub's name for nodes.
+/// Writes by key: "namespace/name" for slices, the hub's name for nodes and Sites.
 pub struct Writer {
     /// Statuses of slices.
     pub slices: Arc<Coalescer<SliceNews>>,
     /// Copies of nodes; None: to be deleted.
     pub nodes: Arc<Coalescer<Option<Arc<GpuNode>>>>,
+    /// What suppliers want, with the number of the session that says so; by name of the Site.
+    pub availability: Arc<Coalescer<(i64, Availability)>>,
 }
 
 impl Writer {
@@ -45,19 +49,24 @@ impl Writer {
         client: &Client,
         slices: &Arc<Cache<ClusterSlice>>,
         nodes: &Arc<Cache<GpuNode>>,
+        sites: &Sites,
         metrics: &Metrics,
     ) -> Self {
+        let sites = sites.clone();
         let of_slices = Target { client: client.clone(), cache: Arc::clone(slices), metrics: metrics.clone() };
         let of_nodes = Target { client: client.clone(), cache: Arc::clone(nodes), metrics: metrics.clone() };
         Self {
             slices: Coalescer::new(SLICES_IN_FLIGHT, move |key, news| of_slices.clone().slice(key, news).boxed()),
             nodes: Coalescer::new(NODES_IN_FLIGHT, move |key, wanted| of_nodes.clone().node(key, wanted).boxed()),
+            availability: Coalescer::new(SITES_IN_FLIGHT, move |name, wanted| {
+                sites.clone().available(name, wanted).boxed()
+            }),
         }
     }
 
     /// Writes what is pending, for at most `limit`.
     pub async fn close(&self, limit: Duration) {
-        tokio::join!(self.slices.close(limit), self.nodes.close(limit));
+        tokio::join!(self.slices.close(limit), self.nodes.close(limit), self.availability.close(limit));
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 mod client;
+mod fences;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

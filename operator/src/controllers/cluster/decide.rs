@@ -42,6 +42,8 @@ struct Verdict<'a> {
     decision: Option<Decision>,
     /// Why they go nowhere.
     refusal: Option<Refusal>,
+    /// Why members on draining Sites go nowhere.
+    stuck: Option<Refusal>,
     now: Now,
 }
 
@@ -89,9 +91,8 @@ impl State {
     fn decide(&mut self, uid: &str, pass: &mut Pass) {
         let Some(entry) = self.entries.get(uid) else { return };
         if entry.busy(pass.now.boot) {
-            // Timers go by the wall clock, which may reach the end of a pause a little earlier than the boot-time clock.
-            if let Some(left) = entry.pause_left(pass.now.boot) {
-                self.schedule(uid, pass.now.after(left));
+            if let Some(until) = entry.paused_until.filter(|until| *until > pass.now.boot) {
+                self.schedule(uid, until);
             }
             return self.promise(uid, pass);
         }
@@ -107,7 +108,7 @@ impl State {
         let slices: Vec<core::Slice> = entry.slices.values().map(|slice| slice_state(slice)).collect();
         let Some(object) = entry.cluster.clone() else { return self.orphan(uid, &slices, pass) };
         if object.metadata.deletion_timestamp.is_some() {
-            let step = self.next(&orphan_state(), &slices, &BTreeSet::new(), pass.now);
+            let step = self.next(uid, &orphan_state(), &slices, &BTreeSet::new(), pass.now);
             self.forget(uid);
             return self.follow(uid, None, step, pass.now);
         }
@@ -122,7 +123,7 @@ impl State {
         };
         let state = cluster_state(&object, &terms);
         let revoked = self.revoked(uid, &state.members);
-        let step = self.next(&state, &slices, &revoked, pass.now);
+        let mut step = self.next(uid, &state, &slices, &revoked, pass.now);
         for (site, nodes) in &step.refused {
             self.inventory.block(site, nodes, pass.now.boot);
             self.blocked_at = Some(pass.now.boot);
@@ -132,19 +133,31 @@ impl State {
             let request = terms.request(want, &step.keep, |site| Some(inventory.site(site)?.region.clone()));
             self.ask(uid, &object, &step, request, pass)
         });
-        let (decision, refusal) = match answer {
+        let (mut decision, refusal) = match answer {
             Some(Ok(decision)) => (Some(decision), None),
             Some(Err(refusal)) => (None, Some(refusal)),
             None => (None, None),
         };
-        if refusal.is_none() {
+        let mut stuck = None;
+        if let Some(drain) = step.drain.clone().filter(|_| decision.is_none() && !step.recommits()) {
+            let inventory = &self.inventory;
+            let request = terms.request(&drain.want, &drain.keep, |site| Some(inventory.site(site)?.region.clone()));
+            match self.ask(uid, &object, &step, request, pass) {
+                Ok(found) => {
+                    step.drained(&placed(&found, u64::MAX).into_iter().map(|member| member.rank).collect());
+                    decision = Some(found);
+                }
+                Err(refusal) => stuck = Some(refusal),
+            }
+        }
+        if refusal.is_none() && stuck.is_none() {
             self.forget(uid);
         }
         self.unschedule(uid);
-        if let Some(at) = step.wake {
-            self.schedule(uid, at);
+        if let Some(wait) = step.wake {
+            self.schedule(uid, pass.now.after(wait));
         }
-        let verdict = Verdict { uid, object: &object, terms: &terms, step, decision, refusal, now: pass.now };
+        let verdict = Verdict { uid, object: &object, terms: &terms, step, decision, refusal, stuck, now: pass.now };
         if verdict.step.recommits() || verdict.decision.is_some() {
             self.commit(&verdict);
         } else if !verdict.step.slices.is_empty() || verdict.step.delete {
@@ -156,9 +169,19 @@ impl State {
         }
     }
 
-    fn next(&self, state: &core::Cluster, slices: &[core::Slice], revoked: &BTreeSet<u32>, now: Now) -> Step {
-        let site = |name: &str| self.sites.state(name, now.boot);
-        core::next(state, slices, &site, revoked, now.millis())
+    fn next(
+        &mut self,
+        uid: &str,
+        state: &core::Cluster,
+        slices: &[core::Slice],
+        revoked: &BTreeSet<u32>,
+        now: Now,
+    ) -> Step {
+        let frozen = self.freezing.is_on();
+        let site = |name: &str| self.sites.view(name, uid, now.boot, frozen);
+        let step = core::next(state, slices, &site, revoked, now.millis());
+        self.want_fences(uid, &step.fence);
+        step
     }
 
     /// Asks for a place beside what the Cluster keeps and what its Sites have not stopped yet.
@@ -294,7 +317,7 @@ impl State {
         self.forget(uid);
         let Some(entry) = self.entries.get(uid) else { return };
         if entry.confirmed_gone || slices.iter().all(|slice| slice.deletion != core::Deletion::None) {
-            let step = self.next(&orphan_state(), slices, &BTreeSet::new(), pass.now);
+            let step = self.next(uid, &orphan_state(), slices, &BTreeSet::new(), pass.now);
             return self.follow(uid, None, step, pass.now);
         }
         if let Some(slice) = entry.slices.values().next() {
@@ -310,8 +333,8 @@ impl State {
     /// Writes slices, or deletes the Cluster.
     fn follow(&mut self, uid: &str, object: Option<&Arc<Cluster>>, step: Step, now: Now) {
         self.unschedule(uid);
-        if let Some(at) = step.wake {
-            self.schedule(uid, at);
+        if let Some(wait) = step.wake {
+            self.schedule(uid, now.after(wait));
         }
         let Some(entry) = self.entries.get(uid) else { return };
         let placement = object.and_then(|object| object.status.as_ref()?.placement.as_ref());
@@ -369,13 +392,14 @@ impl State {
 
     /// What the Cluster's status says of a verdict, with this epoch as the highest ever used and this commit.
     fn compose(&self, verdict: &Verdict<'_>, epoch: u64, placement: Option<PlacementStatus>) -> ClusterStatus {
-        let Verdict { uid, object, terms, step, refusal, .. } = verdict;
+        let Verdict { uid, object, terms, step, refusal, stuck, .. } = verdict;
         let facts = Facts {
             uid,
             generation: object.metadata.generation,
             terms: &terms.lifecycle,
             step,
             refusal: refusal.as_ref(),
+            stuck: stuck.as_ref(),
             epoch,
             placement,
             ailing: &self.ailing(uid),
@@ -428,7 +452,7 @@ impl State {
         }
         let next = self.entries.get(uid).and_then(|entry| entry.written).map(|written| written + STATUS_PACE);
         if let Some(next) = next.filter(|next| *next > now.boot && !is_transition(old, &status)) {
-            return self.schedule(uid, now.after(next.checked_sub(now.boot).unwrap_or_default()));
+            return self.schedule(uid, next);
         }
         self.put(uid, object, old, status);
     }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_runtime::leader::Leadership;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::Recorder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::barrier::{self, Present};
+use super::fences::FenceOutcome;
 use super::state::{Lead, Now, State};
 use super::writer::{Outcome, Writer};
 use crate::controllers::network::Network;
@@ -24,8 +26,9 @@ use crate::metrics::Metrics;
 const BLOCK: Duration = Duration::from_secs(30);
 /// Between two pictures of the network; each is made of everything that there is.
 const PICTURE: Duration = Duration::from_secs(1);
-/// The longest that nothing is looked at.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// The longest that nothing is looked at: what is waited for stands on the boot-time clock, and a sleep does not count the
+/// time that the machine was suspended.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Changes taken in before the next decisions.
 const BATCH: usize = 4_096;
 
@@ -33,6 +36,8 @@ const BATCH: usize = 4_096;
 pub struct Parts {
     /// Client of the hub.
     pub client: Client,
+    /// The Lease that operators contend for: what concerns the whole hub is told there.
+    pub hub: ObjectReference,
     /// Metrics.
     pub metrics: Metrics,
     /// Who publishes events.
@@ -54,6 +59,7 @@ struct Engine {
     /// When the small controllers were last shown the network.
     shown: Option<Duration>,
     client: Client,
+    hub: ObjectReference,
     recorder: Recorder,
     network: watch::Sender<Arc<Network>>,
     shutdown: CancellationToken,
@@ -61,11 +67,11 @@ struct Engine {
 
 /// Runs until shutdown, then until what is in flight has been answered.
 pub async fn run(parts: Parts) {
-    let Parts { client, metrics, recorder, mut changes, mut leadership, network, shutdown } = parts;
+    let Parts { client, hub, metrics, recorder, mut changes, mut leadership, network, shutdown } = parts;
     // However this ends, a panic included, the process ends with it: a leader without it would lead nothing.
     let _end = shutdown.clone().drop_guard();
     let state = State::new(metrics);
-    let mut engine = Engine { state, next_expiry: None, shown: None, client, recorder, network, shutdown };
+    let mut engine = Engine { state, next_expiry: None, shown: None, client, hub, recorder, network, shutdown };
     let mut elected = None;
     let mut buffer = Vec::new();
     loop {
@@ -79,10 +85,14 @@ pub async fn run(parts: Parts) {
             },
             received = changes.recv_many(&mut buffer, BATCH) => if received == 0 { break },
             Some(done) = engine.state.jobs.join_next() => engine.settle(done),
+            Some(done) = engine.state.fence_jobs.join_next() => engine.settle_fence(done),
             () = tokio::time::sleep(wait) => {}
         }
         while let Some(done) = engine.state.jobs.try_join_next() {
             engine.settle(done);
+        }
+        while let Some(done) = engine.state.fence_jobs.try_join_next() {
+            engine.settle_fence(done);
         }
         let now = Now::read();
         for change in buffer.drain(..) {
@@ -100,11 +110,14 @@ pub async fn run(parts: Parts) {
             engine.follow_sites(now);
         }
         if engine.state.lead.is_some() {
-            engine.state.pass(Now::read());
+            let now = Now::read();
+            engine.state.pass(now);
+            engine.state.fence(now);
         }
         engine.show(now);
     }
     while engine.state.jobs.join_next().await.is_some() {}
+    while engine.state.fence_jobs.join_next().await.is_some() {}
 }
 
 impl Engine {
@@ -119,7 +132,7 @@ impl Engine {
         let state = &mut self.state;
         state.replace_clusters(clusters);
         state.replace_slices(slices);
-        state.sites.begin(now.millis());
+        state.sites.begin(now.boot);
         state.sites_changed = true;
         state.unshown = true;
         state.dirty.extend(state.entries.keys().cloned());
@@ -128,7 +141,8 @@ impl Engine {
         state.metrics.term.set(term);
         state.metrics.leader.set(1);
         let (client, recorder) = (self.client.clone(), self.recorder.clone());
-        let writer = Writer::new(client, leadership, recorder, state.metrics.clone(), self.shutdown.clone());
+        let namespace = self.hub.namespace.clone().unwrap_or_default();
+        let writer = Writer::new(client, namespace, leadership, recorder, state.metrics.clone(), self.shutdown.clone());
         state.lead = Some(Lead { term, writer });
         true
     }
@@ -157,24 +171,35 @@ impl Engine {
         state.dirty.insert(uid);
     }
 
+    fn settle_fence(&mut self, done: Result<FenceOutcome, tokio::task::JoinError>) {
+        match done {
+            Ok(outcome) => self.state.settle_fence(outcome, Now::read()),
+            Err(error) => {
+                tracing::error!(%error, "a write of a fence ended without an answer, giving up");
+                self.shutdown.cancel();
+            }
+        }
+    }
+
     /// How long nothing happens by itself.
     fn wait(&self, now: Now) -> Duration {
         let state = &self.state;
-        let timer = state.timers.first().map(|(at, _)| at.saturating_sub(now.millis()));
-        let timer = timer.map(|wait| Duration::from_millis(u64::try_from(wait).unwrap_or_default()));
         let until = |at: Duration| at.saturating_sub(now.boot);
+        let timer = state.timers.first().map(|(at, _)| until(*at));
+        let fence = state.lead.as_ref().and_then(|_| state.fences.next()).map(until);
+        let freeze = state.freezing.next().map(until);
         let lease = self.next_expiry.map(until);
         let block = state.blocked_at.map(|at| until(at + BLOCK));
         let picture = self.show_at().map(until);
         let again = (state.lead.is_some() && state.tried != state.inventory.revision()).then_some(Duration::ZERO);
-        let waits = [timer, lease, block, picture, again];
+        let waits = [timer, lease, block, picture, again, fence, freeze];
         waits.into_iter().flatten().min().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
     }
 
     fn fire(&mut self, now: Now) {
         let state = &mut self.state;
         while let Some((at, uid)) = state.timers.pop_first() {
-            if at > now.millis() {
+            if at > now.boot {
                 state.timers.insert((at, uid));
                 break;
             }
@@ -183,6 +208,7 @@ impl Engine {
             }
             state.dirty.insert(uid);
         }
+        state.resume_fences(now);
         if let Some(at) = state.blocked_at.filter(|at| *at + BLOCK <= now.boot) {
             state.inventory.clear_blocks_before(at + Duration::from_nanos(1));
             state.blocked_at = None;
@@ -193,23 +219,27 @@ impl Engine {
     fn follow_sites(&mut self, now: Now) {
         let state = &mut self.state;
         let expired = self.next_expiry.is_some_and(|at| at <= now.boot);
-        if !std::mem::take(&mut state.sites_changed) && !expired {
+        let thaws = state.freezing.next().is_some_and(|at| at <= now.boot);
+        if !std::mem::take(&mut state.sites_changed) && !expired && !thaws {
             return;
+        }
+        if state.look_at_losses(now) && state.lead.is_some() {
+            state.freezing.publish(&self.recorder, &self.hub);
         }
         self.next_expiry = state.sites.next_expiry(now.boot).map(|end| end + Duration::from_millis(1));
         let names: Vec<String> = state.sites.all().map(|(name, _)| name.clone()).collect();
-        let known: HashSet<String> = state.states.keys().cloned().chain(names).collect();
+        let known: HashSet<String> = state.standings.keys().cloned().chain(names).collect();
         let mut moved = HashSet::new();
         for name in known {
-            let live = state.sites.state(&name, now.boot);
+            let standing = state.sites.standing(&name, now.boot);
             let gone = state.sites.get(&name).is_none();
-            if state.states.get(&name) != Some(&live) || gone {
-                state.offer(&name, live);
+            if state.standings.get(&name) != Some(&standing) || gone {
+                state.offer(&name, standing.presence);
                 if gone {
                     // Told once, and then forgotten.
-                    state.states.remove(&name);
+                    state.standings.remove(&name);
                 } else {
-                    state.states.insert(name.clone(), live);
+                    state.standings.insert(name.clone(), standing);
                 }
                 moved.insert(name);
             }

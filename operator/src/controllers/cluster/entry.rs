@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::{Cluster, ClusterSlice};
-use atoll_core::cluster::Millis;
 use atoll_core::placement::Request;
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -31,8 +30,8 @@ pub struct Entry {
     pub awaits_slices: HashMap<String, u64>,
     /// A write was refused: nothing is decided before then, by the boot-time clock.
     pub paused_until: Option<Duration>,
-    /// When to decide again although nothing changed, by the wall clock.
-    pub wake: Option<Millis>,
+    /// When to decide again although nothing changed, by the boot-time clock.
+    pub wake: Option<Duration>,
     /// What could not be placed.
     pub unmet: Option<Request>,
     /// While it was busy, capacity came up for `unmet` and is held until the next decision.

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use atoll_api::{Cluster, ClusterSlice, GpuModel, GpuNode, Site, Supplier};
 use atoll_convert::{model_facts, node_facts, site_facts};
-use atoll_core::cluster::SiteState;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 
+use super::sites::Presence;
 use super::state::{Now, State};
 use crate::controllers::watch::{Change, Delta};
 
 impl State {
     /// Puts a Site into the inventory as what it is now.
-    pub(super) fn offer(&mut self, name: &str, state: SiteState) {
+    pub(super) fn offer(&mut self, name: &str, presence: Presence) {
         let Some(site) = self.sites.get(name) else { return self.inventory.remove_site(name) };
         match site_facts(site) {
             Ok(mut facts) => {
-                facts.open &= state == SiteState::Live;
+                facts.open &= presence == Presence::Live;
                 self.inventory.upsert_site(facts);
             }
             Err(error) => {
@@ -29,6 +29,7 @@ impl State {
     }
 
     pub(super) fn take(&mut self, change: Change, now: Now) {
+        self.fences.look_again(now.boot);
         match change {
             Change::Cluster(delta) => self.take_cluster(delta),
             Change::Slice(delta) => self.take_slice(delta),
@@ -119,28 +120,32 @@ impl State {
     fn take_site(&mut self, delta: Delta<Site>, now: Now) {
         self.unshown = true;
         self.sites_changed = true;
-        let see = |engine: &mut Self, site: Site| {
-            let name = site.name_any();
-            engine.sites.upsert(name.clone(), Arc::new(site));
-            // Whatever changed of it, the inventory is told; whether it lives, `follow_sites` sees.
-            let state = engine.sites.state(&name, now.boot);
-            engine.offer(&name, state);
-        };
         match delta {
-            Delta::Apply(site) => see(self, site),
-            Delta::Delete(site) => self.sites.remove(&site.name_any(), now.millis()),
+            Delta::Apply(site) => self.see_site(site, false, now),
+            Delta::Delete(site) => self.sites.remove(&site.name_any(), now.boot),
             Delta::Replace(sites) => {
-                self.synced[2] = true;
+                let first = !std::mem::replace(&mut self.synced[2], true);
                 let present: HashSet<String> = sites.iter().map(ResourceExt::name_any).collect();
                 let gone: Vec<String> =
                     self.sites.all().map(|(name, _)| name).filter(|name| !present.contains(*name)).cloned().collect();
                 for name in gone {
-                    self.sites.remove(&name, now.millis());
+                    self.sites.remove(&name, now.boot);
                 }
                 for site in sites {
-                    see(self, site);
+                    self.see_site(site, first, now);
                 }
             }
+        }
+    }
+
+    /// The watch brought a Site, or a write of it was answered.
+    pub(super) fn see_site(&mut self, site: Site, first: bool, now: Now) {
+        let name = site.name_any();
+        if self.sites.upsert(name.clone(), Arc::new(site), first, now) {
+            self.sites_changed = true;
+            // Whatever changed of it, the inventory is told; whether it lives, `follow_sites` sees.
+            let presence = self.sites.presence(&name, now.boot);
+            self.offer(&name, presence);
         }
     }
 
@@ -213,13 +218,13 @@ impl State {
         self.sites_changed = true;
         match delta {
             Delta::Apply(lease) => self.sites.upsert_lease(&lease, now.boot),
-            Delta::Delete(lease) => self.sites.remove_lease(&lease.name_any(), now.millis()),
+            Delta::Delete(lease) => self.sites.remove_lease(&lease.name_any(), now.boot),
             Delta::Replace(leases) => {
                 self.synced[6] = true;
                 let present: HashSet<String> = leases.iter().map(ResourceExt::name_any).collect();
                 let gone: Vec<String> = self.sites.leases().filter(|name| !present.contains(*name)).cloned().collect();
                 for name in gone {
-                    self.sites.remove_lease(&name, now.millis());
+                    self.sites.remove_lease(&name, now.boot);
                 }
                 for lease in &leases {
                     self.sites.upsert_lease(lease, now.boot);

@@ -5,6 +5,8 @@ pub mod commit;
 mod decide;
 pub mod engine;
 pub mod entry;
+pub mod fences;
+mod freezing;
 mod intake;
 pub mod notes;
 pub mod sites;

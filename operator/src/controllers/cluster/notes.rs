@@ -60,7 +60,12 @@ pub fn notes(old: &ClusterStatus, new: &ClusterStatus) -> Vec<Note> {
         }
     }
     if let Some(now) = moved(types::READY) {
-        let lost = now.reason == conditions::cluster_reason::SITE_LOST;
+        let warnings = [
+            conditions::cluster_reason::SITE_LOST,
+            conditions::cluster_reason::REPLACING_FROZEN,
+            conditions::cluster_reason::SITE_DRAINING,
+        ];
+        let lost = warnings.contains(&now.reason.as_str());
         if now.status == "True" || lost {
             notes.push(Note { warning: lost, reason: now.reason.clone(), text: now.message.clone() });
         }

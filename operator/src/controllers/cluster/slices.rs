@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use atoll_api::names::{LABEL_CLUSTER, LABEL_CLUSTER_UID, LABEL_SITE, SLICE_FINALIZER};
-use atoll_api::{Cluster, ClusterSlice, ClusterSliceSpec, PlacementStatus, Rendezvous, SliceMember, SlicePhase};
+use atoll_api::{
+    Cluster, ClusterSlice, ClusterSliceSpec, DisconnectionPolicy, PlacementStatus, Rendezvous, SliceMember, SlicePhase,
+};
 use atoll_core::cluster::{self as core, Phase};
 use kube::Resource;
 use kube::api::ObjectMeta;
@@ -68,7 +70,7 @@ pub fn build(cluster: &Cluster, placement: &PlacementStatus, wanted: Wanted) -> 
         gpus: placement.gpus,
         rendezvous: Rendezvous { world_size: world, leader_incarnation: rank_0.map_or(0, |node| node.incarnation) },
         fence: placement.fence.clone(),
-        autonomous: false,
+        autonomous: cluster.spec.disconnection.policy == Some(DisconnectionPolicy::Autonomous),
         checkpoint_store: cluster.spec.checkpoint.as_ref().map(|checkpoint| checkpoint.store.clone()),
         template: cluster.spec.template.clone(),
     };

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::{GpuModel, Supplier};
-use atoll_core::cluster::{Millis, SiteState};
+use atoll_core::cluster::Millis;
 use atoll_core::inventory::Inventory;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use super::entry::Entry;
-use super::sites::Sites;
+use super::fences::{FenceOutcome, Fences};
+use super::freezing::Freezing;
+use super::sites::{Sites, Standing};
 use super::writer::{Job, Outcome, Writer};
 use crate::metrics::Metrics;
+
+/// Nothing is left alone for longer that has a timer.
+const LONGEST_TIMER: Duration = Duration::from_hours(1);
 
 /// Both clocks, read once for each round.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +38,10 @@ impl Now {
         self.wall.as_millisecond()
     }
 
-    /// Not before `wait` is over.
-    pub(super) fn after(self, wait: Duration) -> Millis {
-        let wait = wait.as_nanos().div_ceil(1_000_000);
-        self.millis().saturating_add(Millis::try_from(wait).unwrap_or(Millis::MAX))
+    /// When, by the boot-time clock, so many milliseconds are over; at most [`LONGEST_TIMER`], since what is waited for may
+    /// stand on the wall clock, which jumps.
+    pub(super) fn after(self, wait: Millis) -> Duration {
+        self.boot + Duration::from_millis(u64::try_from(wait).unwrap_or_default()).min(LONGEST_TIMER)
     }
 }
 
@@ -63,12 +68,17 @@ pub(super) struct State {
     pub(super) lead: Option<Lead>,
     pub(super) blocked_at: Option<Duration>,
     pub(super) jobs: JoinSet<Outcome>,
-    pub(super) timers: BTreeSet<(Millis, String)>,
+    /// Fences that are wanted and under way.
+    pub(super) fences: Fences,
+    pub(super) fence_jobs: JoinSet<FenceOutcome>,
+    pub(super) freezing: Freezing,
+    /// When, by the boot-time clock, to decide about a Cluster again.
+    pub(super) timers: BTreeSet<(Duration, String)>,
     pub(super) nodes: HashMap<String, (String, String)>,
     pub(super) models: HashMap<String, Arc<GpuModel>>,
     pub(super) suppliers: HashMap<String, Arc<Supplier>>,
-    /// What the inventory was told of each Site.
-    pub(super) states: HashMap<String, SiteState>,
+    /// What Clusters and the inventory were told of each Site.
+    pub(super) standings: HashMap<String, Standing>,
     /// Sites or Leases changed since the Sites' states were last worked out.
     pub(super) sites_changed: bool,
     pub(super) synced: [bool; 7],
@@ -91,11 +101,14 @@ impl State {
             lead: None,
             blocked_at: None,
             jobs: JoinSet::new(),
+            fences: Fences::default(),
+            fence_jobs: JoinSet::new(),
+            freezing: Freezing::default(),
             timers: BTreeSet::new(),
             nodes: HashMap::new(),
             models: HashMap::new(),
             suppliers: HashMap::new(),
-            states: HashMap::new(),
+            standings: HashMap::new(),
             sites_changed: false,
             synced: [false; 7],
             unshown: false,
@@ -112,8 +125,8 @@ impl State {
         }
     }
 
-    /// Decides again about `uid` at `at`, or earlier if that was asked already.
-    pub(super) fn schedule(&mut self, uid: &str, at: Millis) {
+    /// Decides again about `uid` at `at` of the boot-time clock, or earlier if that was asked already.
+    pub(super) fn schedule(&mut self, uid: &str, at: Duration) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if entry.wake.is_some_and(|wake| wake <= at) {
             return;
@@ -137,19 +150,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_that_has_not_ended_when_its_timer_fires_gets_another_timer() {
+    fn a_pause_is_waited_for_by_the_clock_that_it_stands_on() {
         let mut state = State::new(Metrics::register(&prometheus::Registry::new()).unwrap());
         let boot = Duration::from_micros(5_000_400);
-        let now = Now { wall: Timestamp::UNIX_EPOCH, boot };
-        let entry = Entry { paused_until: Some(boot + Duration::from_micros(300)), ..Entry::default() };
+        let until = boot + Duration::from_micros(300);
+        let entry = Entry { paused_until: Some(until), ..Entry::default() };
         state.entries.insert("uid".to_owned(), entry);
         state.dirty.insert("uid".to_owned());
-        state.pass(now);
-        assert_eq!(state.timers.first(), Some(&(1, "uid".to_owned())));
+        state.pass(Now { wall: Timestamp::UNIX_EPOCH, boot });
+        assert_eq!(state.timers.first(), Some(&(until, "uid".to_owned())));
         state.timers.clear();
         state.unschedule("uid");
         state.dirty.insert("uid".to_owned());
-        state.pass(Now { boot: boot + Duration::from_micros(300), ..now });
+        // The wall clock has been set back meanwhile.
+        state.pass(Now { wall: Timestamp::MIN, boot: until });
         assert!(state.entries.is_empty(), "the pause is over, and nothing is left of it: {:?}", state.entries);
     }
 }

@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub step: &'a Step,
     /// Why wanted members were not placed.
     pub refusal: Option<&'a Refusal>,
+    /// Why members on draining Sites were not placed elsewhere.
+    pub stuck: Option<&'a Refusal>,
     /// The highest epoch ever used.
     pub epoch: u64,
     /// The commit.
@@ -229,17 +231,32 @@ fn placed_words(
     let tally = &step.tally;
     if tally.cut_off > 0 && !recommits {
         let sites: Vec<String> = tally.lost_sites.iter().map(|site| name_of(site)).collect();
-        let message = format!(
-            "{} of {} members are cut off with {}; they count as stopped when their fence expires",
-            tally.cut_off,
-            terms.count,
-            sites.join(", "),
-        );
-        return (reason::SITE_LOST, clip(message, LONGEST));
+        let (reason, what) = if tally.frozen > 0 {
+            let why = "replacing is frozen because so many Sites vanished at once that the fault is more likely the hub's; \
+                       they are replaced when that is over, unless their Sites are back";
+            (reason::REPLACING_FROZEN, why)
+        } else {
+            (reason::SITE_LOST, "they count as stopped when their fence expires")
+        };
+        let message =
+            format!("{} of {} members are cut off with {}; {what}", tally.cut_off, terms.count, sites.join(", "));
+        return (reason, clip(message, LONGEST));
     }
     if let Some(refusal) = facts.refusal {
         let message = format!("{placed} of {} members are placed. For the others: {}", terms.count, refusal.message());
         return (reason::MEMBERS_MISSING, message);
+    }
+    if tally.draining > 0 && !recommits {
+        let sites: Vec<String> = tally.draining_sites.iter().map(|site| name_of(site)).collect();
+        let why = facts.stuck.map_or_else(
+            || "they stay until their supplier's deadline".to_owned(),
+            |refusal| {
+                format!("they stay until another place is found or their supplier's deadline: {}", refusal.message())
+            },
+        );
+        let message =
+            format!("{} of {} members are on draining {}; {why}", tally.draining, terms.count, sites.join(", "));
+        return (reason::SITE_DRAINING, clip(message, LONGEST));
     }
     if tally.stopping > 0 {
         let message =

@@ -73,6 +73,7 @@ fn status_with(
     at: i64,
 ) -> ClusterStatus {
     let facts = Facts {
+        stuck: None,
         uid: "u",
         generation: Some(3),
         terms,

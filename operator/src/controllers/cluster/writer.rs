@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::names::{FIELD_MANAGER_OPERATOR, SLICE_FINALIZER};
-use atoll_api::{Cluster, ClusterSlice};
+use atoll_api::{Cluster, ClusterSlice, Site};
 use atoll_runtime::backoff::Backoff;
 use atoll_runtime::leader::Leadership;
 use futures::future::join_all;
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::Recorder;
 use kube::{Api, Client, ResourceExt};
@@ -15,7 +16,9 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::fences::{FenceOutcome, FenceWrite};
 use super::notes::{self, Note};
+use super::sites;
 use crate::controllers::failure::Failure;
 use crate::metrics::Metrics;
 
@@ -87,6 +90,7 @@ pub struct Outcome {
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    namespace: String,
     leadership: Arc<Leadership>,
     recorder: Recorder,
     metrics: Metrics,
@@ -103,10 +107,11 @@ pub fn version(object: &impl ResourceExt) -> u64 {
 }
 
 impl Writer {
-    /// A writer for this term. After `shutdown` nothing is tried again.
+    /// A writer for this term; gateways' Leases are in `namespace`. After `shutdown` nothing is tried again.
     #[must_use]
     pub fn new(
         client: Client,
+        namespace: String,
         leadership: Arc<Leadership>,
         recorder: Recorder,
         metrics: Metrics,
@@ -114,6 +119,7 @@ impl Writer {
     ) -> Self {
         Self {
             client,
+            namespace,
             leadership,
             recorder,
             metrics,
@@ -158,6 +164,62 @@ impl Writer {
             self.backoff.reset(&uid);
         }
         outcome
+    }
+
+    /// Writes what is fenced at a Site, on the version of the Site at which it was seen lost: a session that began meanwhile
+    /// makes that fail. Whatever the API holds then is read back.
+    pub async fn fence(&self, write: FenceWrite) -> FenceOutcome {
+        let name = write.name();
+        let mut outcome = FenceOutcome { site: name.clone(), present: None, failed: false };
+        if !self.still_holds(&write).await {
+            // The watch brings the Lease as it is while the pause lasts.
+            outcome.failed = true;
+            return outcome;
+        }
+        let api: Api<Site> = Api::all(self.client.clone());
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(write.patch());
+        let written = self.until_known("Site", &name, || api.patch_status(&name, &params, &patch)).await;
+        let result = match written {
+            Ok(site) => {
+                if write.adds {
+                    tracing::info!(site = name, fenced = ?write.fenced, "fenced");
+                }
+                outcome.present = Some(site);
+                "written"
+            }
+            Err(Failure::Conflict) => {
+                match self.until_known("Site", &name, || api.get_opt(&name)).await {
+                    Ok(site) => outcome.present = site,
+                    Err(_) => outcome.failed = true,
+                }
+                "conflict"
+            }
+            // The watch says that it is gone.
+            Err(Failure::Gone) => {
+                outcome.failed = true;
+                "gone"
+            }
+            Err(_) => {
+                outcome.failed = true;
+                "refused"
+            }
+        };
+        if write.adds {
+            self.metrics.fences.with_label_values(&[result]).inc();
+        }
+        if !outcome.failed {
+            self.backoff.reset(&name);
+        }
+        outcome
+    }
+
+    /// Whether a Lease that shows a Site as lost is in the API as it was seen: a watch that hangs shows one unchanged.
+    async fn still_holds(&self, write: &FenceWrite) -> bool {
+        let Some(evidence) = &write.evidence else { return true };
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let lease = self.until_known("Lease", &write.name(), || api.get_opt(&evidence.lease)).await;
+        lease.is_ok_and(|lease| lease.as_ref().and_then(sites::renewed) == evidence.renewed)
     }
 
     /// How long to wait before deciding again about a Cluster of which a write was refused.

@@ -7,16 +7,16 @@ mod ended;
 mod stream;
 mod sync;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::conditions::site_reason;
-use atoll_api::{ClusterSlice, Site};
+use atoll_api::{Availability, ClusterSlice, Site};
 use atoll_runtime::clock::boot_time;
 use atoll_wire::limits::{HELLO_SECONDS, MAX_SLICES, MAX_WORD_BYTES};
 use atoll_wire::v1::{self, agent_message::Message as FromAgent, goodbye::Reason, hub_message::Message as ToAgent};
 use futures::{Stream, StreamExt as _};
-use jiff::Timestamp;
 use kube::api::ListParams;
 use tokio::sync::watch;
 use tonic::Status;
@@ -102,7 +102,7 @@ pub async fn run(
     tracing::info!(site = name, session = number, agent = hello.agent_version, "session begins");
     let guard = gateway.metrics.session();
     let mut live = Live::new(&gateway, &mailbox, site, pulse, outbox);
-    let welcomed = live.welcome(&hello, number).await;
+    let welcomed = live.welcome(&hello).await;
     // It may name ten thousand slices, and is not needed any more.
     drop(hello);
     let ended = match welcomed {
@@ -166,6 +166,7 @@ async fn begin(
         gateway: gateway.name.clone(),
         boot_id: hello.boot_id.clone(),
         agent_version: hello.agent_version.clone(),
+        availability: availability(hello.availability()),
     };
     let site = tokio::select! {
         _ = mailbox.ended() => return Err(BeginError::Superseded),
@@ -176,7 +177,7 @@ async fn begin(
     // What was seen of the Site before the number was known.
     gateway.registry.site_changed(name, gateway.caches.sites.get(name).as_deref().or(Some(&site)));
     let rhythm = gateway.rhythm(name);
-    let pulse = Pulse::begin(boot_time(), Timestamp::now(), rhythm);
+    let pulse = Pulse::begin(boot_time(), rhythm);
     let caught_up = tokio::select! {
         _ = mailbox.ended() => return Err(BeginError::Superseded),
         caught_up = tokio::time::timeout(CATCH_UP, catch_up(gateway, name)) => caught_up,
@@ -227,7 +228,7 @@ async fn after(gateway: &Gateway, site: &str, number: i64, mailbox: &Mailbox, pu
             None => return,
         },
     };
-    let loss = Loss { gateway: gateway.name.clone(), number, last_grant: pulse.last_grant, reason };
+    let loss = Loss { gateway: gateway.name.clone(), number, last_grant: pulse.last_grant(), reason };
     // A suspension has ended the mailbox already, so it cannot tell of a newer session; the checked write does.
     let until = if matches!(ended, Ended::Told(_)) { &gateway.shutdown } else { mailbox.end_token() };
     tokio::select! {
@@ -248,4 +249,47 @@ async fn linger(gateway: &Gateway, mailbox: &Mailbox, pulse: Pulse) -> Option<&'
         }
     }
     Some(site_reason::HEARTBEATS_MISSED)
+}
+
+/// What a supplier wants, in the words of the API. An agent that says nothing accepts.
+fn availability(said: v1::Availability) -> Availability {
+    match said {
+        v1::Availability::Unspecified | v1::Availability::Accepting => Availability::Accepting,
+        v1::Availability::Paused => Availability::Paused,
+        v1::Availability::Draining => Availability::Draining,
+    }
+}
+
+/// Adds what is fenced at a Site, by UID of the Cluster. What was fenced once in a session stays so: the cache of slices may
+/// lag behind that of Sites, where a fence goes when its slices have.
+fn learn_fences(fenced: &mut HashMap<String, i64>, site: &Site) {
+    for entry in site.status.iter().flat_map(|status| &status.fenced) {
+        let known = fenced.entry(entry.cluster_uid.clone()).or_insert(entry.epoch);
+        *known = entry.epoch.max(*known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_api::{FencedCluster, SiteStatus};
+
+    use super::super::fixtures;
+    use super::*;
+
+    #[test]
+    fn what_was_fenced_once_in_a_session_stays_fenced() {
+        let with = |entries: &[(&str, i64)]| {
+            let fenced =
+                entries.iter().map(|(uid, epoch)| FencedCluster { cluster_uid: (*uid).to_owned(), epoch: *epoch });
+            Site {
+                status: Some(SiteStatus { fenced: fenced.collect(), ..SiteStatus::default() }),
+                ..fixtures::site("site-a")
+            }
+        };
+        let mut fenced = HashMap::new();
+        for entries in [vec![("a", 3)], vec![], vec![("a", 2), ("b", 1)]] {
+            learn_fences(&mut fenced, &with(&entries));
+        }
+        assert_eq!(fenced, HashMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]));
+    }
 }

@@ -17,6 +17,7 @@ use tonic::Status;
 
 use super::ended::{Ended, Outbox, SLOW_READER};
 use super::sync::{self, Delivery, Sent, SliceError};
+use super::{availability, learn_fences};
 use crate::gateway::cache::key_of;
 use crate::gateway::metrics::Refused;
 use crate::gateway::pulse::Pulse;
@@ -31,6 +32,8 @@ pub struct Live<'a> {
     mailbox: &'a Arc<Mailbox>,
     site: Site,
     name: String,
+    /// Number of the session.
+    number: i64,
     pulse: Pulse,
     outbox: Outbox,
     /// The newest heartbeat.
@@ -41,28 +44,42 @@ pub struct Live<'a> {
     nodes: BTreeMap<String, v1::Node>,
     /// The parts of a full inventory that have come.
     arriving: Option<BTreeMap<String, v1::Node>>,
+    /// Epochs of Clusters that are fenced here, by UID: what was fenced once in a session stays so, because the cache of
+    /// slices may lag behind that of Sites, where a fence goes when its slices have.
+    fenced: HashMap<String, i64>,
 }
 
 impl<'a> Live<'a> {
     /// A session that has begun.
     pub fn new(gateway: &'a Gateway, mailbox: &'a Arc<Mailbox>, site: Site, pulse: Pulse, outbox: Outbox) -> Self {
         let name = site.name_any();
+        let number =
+            site.status.as_ref().and_then(|status| status.session.as_ref()).map_or(0, |session| session.number);
+        let mut fenced = HashMap::new();
+        learn_fences(&mut fenced, &site);
         Self {
             gateway,
             mailbox,
             site,
             name,
+            number,
             pulse,
             outbox,
             sequence: None,
             sent: HashMap::new(),
             nodes: BTreeMap::new(),
             arriving: None,
+            fenced,
         }
     }
 
+    /// Whether a slice is fenced here: its members count as stopped, so it is not delivered any more.
+    fn is_fenced(&self, slice: &ClusterSlice) -> bool {
+        self.fenced.get(&slice.spec.cluster_uid).is_some_and(|epoch| slice.spec.epoch <= *epoch)
+    }
+
     /// Welcomes the agent and sends what it lacks.
-    pub async fn welcome(&mut self, hello: &v1::Hello, number: i64) -> Result<(), Ended> {
+    pub async fn welcome(&mut self, hello: &v1::Hello) -> Result<(), Ended> {
         let want_full_inventory = self.wants_inventory(hello);
         if !want_full_inventory {
             let nodes = self.reported_nodes();
@@ -70,7 +87,7 @@ impl<'a> Live<'a> {
             // The catalogue may have changed while the Site was away.
             self.write_nodes();
         }
-        let session = u64::try_from(number).unwrap_or(0);
+        let session = u64::try_from(self.number).unwrap_or(0);
         self.send("welcome", ToAgent::Welcome(v1::Welcome { session, want_full_inventory })).await?;
 
         let held = sync::held(hello);
@@ -141,16 +158,21 @@ impl<'a> Live<'a> {
         hello.inventory_digest != atoll_wire::digest::inventory(&self.reported_nodes())
     }
 
-    /// The cached slices of the Site with their keys.
+    /// The cached slices of the Site that are not fenced, with their keys.
     fn slices(&self) -> Vec<(String, Arc<ClusterSlice>)> {
         let slices = self.gateway.caches.slices.group(&self.name);
-        slices.into_iter().map(|slice| (key_of(&slice.metadata), slice)).collect()
+        let wanted = slices.into_iter().filter(|slice| !self.is_fenced(slice));
+        wanted.map(|slice| (key_of(&slice.metadata), slice)).collect()
     }
 
     async fn tell(&mut self, news: News) -> Result<(), Ended> {
+        if let Some(site) = self.gateway.caches.sites.get(&self.name) {
+            learn_fences(&mut self.fenced, &site);
+        }
         for key in news.slices {
-            // A slice never moves to another Site; one of that name that did is gone from this one.
+            // A slice never moves to another Site; one of that name that did is gone from this one, as is one that is fenced.
             let slice = self.gateway.caches.slices.get(&key).filter(|slice| slice.spec.site == self.name);
+            let slice = slice.filter(|slice| !self.is_fenced(slice));
             match sync::next(self.sent.get(&key), slice.as_deref()) {
                 Ok((sent, delivery)) => {
                     match sent {
@@ -196,8 +218,14 @@ impl<'a> Live<'a> {
                 Ok(())
             }
             Some(FromAgent::Hello(_)) => Err(Ended::Protocol("a session has one hello".to_owned())),
-            // Of a later release, or not acted on.
-            Some(FromAgent::Availability(_)) | None => {
+            Some(FromAgent::Availability(change)) => {
+                self.gateway.metrics.received("availability");
+                let wanted = (self.number, availability(change.availability()));
+                self.gateway.writer.availability.submit(&self.name, wanted, false);
+                Ok(())
+            }
+            // Of a later release.
+            None => {
                 self.gateway.metrics.received("unknown");
                 Ok(())
             }
@@ -216,13 +244,17 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         // Noted before it is sent: the agent counts from when it sent the heartbeat, which was before this.
-        self.pulse.last_grant = Timestamp::now();
+        self.pulse.grant(boot_time());
         let next_heartbeat_ms = u32::try_from(rhythm.heartbeat.as_millis()).unwrap_or(u32::MAX);
         self.send("grant", ToAgent::Grant(v1::Grant { sequence, next_heartbeat_ms })).await
     }
 
     fn report(&self, report: &v1::SliceReport) {
         let slice = report.key.as_ref().and_then(|key| self.gateway.caches.slices.get(&reports::cache_key(key)));
+        if slice.as_deref().is_some_and(|slice| self.is_fenced(slice)) {
+            // What counts as stopped has nothing to say any more.
+            return self.gateway.metrics.refused(Refused::Report);
+        }
         match reports::status(report, &self.name, slice.as_deref(), Timestamp::now()) {
             Ok(status) => {
                 let Some(slice) = slice else { return };

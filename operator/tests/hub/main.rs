@@ -1,6 +1,8 @@
 //! The operator as a process on a real API server, with its own roles; the gateway is played by hand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod fences;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -64,7 +66,7 @@ impl Hub {
         let log = self.plane.dir().join(format!("operator-{n}.log"));
         let spec = ProcessSpec::new(format!("operator {n}"), env!("CARGO_BIN_EXE_atoll-operator"), log)
             .args([format!("--kubeconfig={}", kubeconfig.display())])
-            .args([format!("--http-address=127.0.0.1:{}", http.number()), "--leader-lease-seconds=3".to_owned()]);
+            .args([format!("--http-address=127.0.0.1:{}", http.number()), "--leader-lease-seconds=10".to_owned()]);
         self.operators.push(ManagedProcess::start(spec).unwrap());
         self.ports.push(http);
     }
@@ -79,9 +81,25 @@ impl Hub {
 
     /// A connected Site with so many nodes of so many GPUs.
     async fn site(&self, name: &str, nodes: u32, gpus: u32) {
+        self.site_with(name, nodes, gpus, &json!({})).await;
         let sites: Api<Site> = Api::all(self.gateway.clone());
-        let site = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Site", "metadata": {"name": name},
-                          "spec": {"supplier": "acme", "region": "eu-west", "trust": "Contracted"}});
+        wait_for(&sites, name, "to be counted", LIMIT, |site| {
+            site.status
+                .as_ref()
+                .is_some_and(|s| s.nodes == i32::try_from(nodes).unwrap() && is_true(&s.conditions, "Accepted"))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// The same with another spec, and without waiting for the operator.
+    async fn site_with(&self, name: &str, nodes: u32, gpus: u32, change: &Value) {
+        let sites: Api<Site> = Api::all(self.gateway.clone());
+        let mut site = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Site", "metadata": {"name": name},
+                              "spec": {"supplier": "acme", "region": "eu-west", "trust": "Contracted"}});
+        for (key, value) in change.as_object().unwrap() {
+            site["spec"][key] = value.clone();
+        }
         sites.create(&PostParams::default(), &serde_json::from_value(site).unwrap()).await.unwrap();
         self.connect(name, true).await;
         let api: Api<GpuNode> = Api::all(self.gateway.clone());
@@ -96,13 +114,6 @@ impl Hub {
                 "memoryMib": 81_559, "allocatable": gpus, "ready": true}});
             api.patch_status(&object, &params, &Patch::Apply(&status)).await.unwrap();
         }
-        wait_for(&sites, name, "to be counted", LIMIT, |site| {
-            site.status
-                .as_ref()
-                .is_some_and(|s| s.nodes == i32::try_from(nodes).unwrap() && is_true(&s.conditions, "Accepted"))
-        })
-        .await
-        .unwrap();
     }
 
     async fn connect(&self, name: &str, connected: bool) {
@@ -113,6 +124,7 @@ impl Hub {
                             "reason": "SessionLive", "message": "", "lastTransitionTime": now}]});
         if !connected {
             status["session"]["lastGrant"] = json!(now);
+            status["session"]["lastGrantAgeMilliseconds"] = json!(0);
         }
         let object = json!({"apiVersion": "atoll.dev/v1alpha1", "kind": "Site", "status": status});
         let sites: Api<Site> = Api::all(self.gateway.clone());
