@@ -113,10 +113,10 @@ impl Pulse {
         self.patience.checked_sub(now.saturating_sub(self.heard)).filter(|left| !left.is_zero())
     }
 
-    /// How long ago it was last granted a lease, or may have been.
+    /// When it was last granted a lease, or may have been.
     #[must_use]
-    pub fn last_grant_age(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.last_grant)
+    pub fn last_grant(&self) -> Duration {
+        self.last_grant
     }
 }
 
@@ -171,6 +171,12 @@ impl SeenLease {
         if self.version != version {
             *self = Self::new(version, lasts, now);
         }
+    }
+
+    /// The version that was seen.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// When it ends unless it changes.
@@ -234,9 +240,9 @@ mod tests {
         let mut pulse = Pulse::begin(s(100), DEFAULT);
         assert_eq!(pulse.heartbeat(1, s(110), DEFAULT, true), Ok(Answer::Grant));
         assert_eq!(pulse.heartbeat(2, s(120), DEFAULT, false), Ok(Answer::Withhold));
-        assert_eq!(pulse.last_grant_age(s(130)), s(20));
+        assert_eq!(pulse.last_grant(), s(110));
         assert_eq!(pulse.heartbeat(2, s(130), DEFAULT, true), Err(OutOfOrder(2)));
-        assert_eq!(pulse.last_grant_age(s(130)), s(20));
+        assert_eq!(pulse.last_grant(), s(110));
     }
 
     #[test]

@@ -430,8 +430,8 @@ impl World {
         if watched {
             agent.settle(now);
         }
-        let may_start = (agent.synced && agent.strangers.is_empty() && agent.strays.is_empty())
-            || off == Some(Rule::UnlistedFirst);
+        let may_start =
+            (agent.synced && agent.strangers.is_empty() && agent.strays.is_empty()) || off == Some(Rule::UnlistedFirst);
         let granted = agent.granted;
         let keys: Vec<Key> = agent.entries.keys().copied().collect();
         for key in keys {
@@ -595,7 +595,8 @@ impl World {
         match proc {
             Proc::Gateway(g) => {
                 for s in 0..self.agents.len() {
-                    let Some(id) = self.agents[s].stream.as_ref().filter(|stream| stream.gateway == g).map(|s| s.id) else {
+                    let Some(id) = self.agents[s].stream.as_ref().filter(|stream| stream.gateway == g).map(|s| s.id)
+                    else {
                         continue;
                     };
                     self.tell(Link::AgentGateway(s, g), Way::Down, Proc::Agent(s), false, move |world| {
@@ -648,7 +649,8 @@ impl Agent {
             // Who was bound before this process began and has no pod now vanished while nobody watched.
             let missing = self.entries.iter().flat_map(|(key, entry)| {
                 let gang = entry.slice.gang.iter();
-                let bound = gang.flat_map(|gang| gang.members.iter().filter(|placed| gang.bound.contains(&placed.member)));
+                let bound =
+                    gang.flat_map(|gang| gang.members.iter().filter(|placed| gang.bound.contains(&placed.member)));
                 bound
                     .filter(|placed| !entry.slice.pods.contains_key(&placed.member))
                     .map(|placed| (*key, placed.member, placed.node.clone()))

@@ -56,7 +56,9 @@ impl World {
             0 => self.fault("a Site cut off from one gateway", |w| w.cut_for(&[both[g]], ways, span)),
             1 | 2 => self.fault("a Site cut off from the hub", |w| w.cut_for(&both, ways, span)),
             3 => self.fault("a gateway cut off from the hub's API", |w| w.cut_for(&[Link::GatewayApi(g)], ways, span)),
-            4 => self.fault("an operator cut off from the hub's API", |w| w.cut_for(&[Link::OperatorApi(o)], ways, span)),
+            4 => {
+                self.fault("an operator cut off from the hub's API", |w| w.cut_for(&[Link::OperatorApi(o)], ways, span))
+            }
             5 => self.fault("the hub's API is out", |w| {
                 w.hub.out = true;
                 w.at(w.now + span, |w| w.hub.out = false);
@@ -75,7 +77,9 @@ impl World {
             }
             10 | 11 => self.fault("an agent crashes", |w| w.crash(Proc::Agent(site), span)),
             12 => self.fault("an agent's machine sleeps", |w| w.doze(Proc::Agent(site), span, false)),
-            13 => self.fault("an agent cut off from its Site's API", |w| w.cut_for(&[Link::AgentApi(site)], ways, span)),
+            13 => {
+                self.fault("an agent cut off from its Site's API", |w| w.cut_for(&[Link::AgentApi(site)], ways, span))
+            }
             14 => self.fault("a node cut off from everything", |w| {
                 w.cut_for(&[Link::NodeApi(site, node), Link::NodeAgent(site, node)], &[Way::Up, Way::Down], span);
             }),

@@ -139,15 +139,19 @@ impl World {
     }
 
     fn list_gateway(&mut self, g: usize) {
-        self.ask_hub(Proc::Gateway(g), |world| Ok(world.hub.list()), move |world, result| match result {
-            Ok(cache) => {
-                world.gateways[g].cache = cache;
-                world.gateways[g].listed = true;
-                world.renew_own(g);
-                world.look_for_orphans(g);
-            }
-            Err(_) => world.after(Proc::Gateway(g), 500, move |world| world.list_gateway(g)),
-        });
+        self.ask_hub(
+            Proc::Gateway(g),
+            |world| Ok(world.hub.list()),
+            move |world, result| match result {
+                Ok(cache) => {
+                    world.gateways[g].cache = cache;
+                    world.gateways[g].listed = true;
+                    world.renew_own(g);
+                    world.look_for_orphans(g);
+                }
+                Err(_) => world.after(Proc::Gateway(g), 500, move |world| world.list_gateway(g)),
+            },
+        );
     }
 
     /// A gateway ends in order: it releases its Lease, and its sessions end.
@@ -167,18 +171,22 @@ impl World {
         let proc = Proc::Gateway(g);
         let (sent, wall) = (self.boot(proc), self.wall(proc));
         let lease = self.setup.lease;
-        self.ask_hub(proc, move |world| world.renew_lease(g, wall, false), move |world, result| {
-            let period = lease / 6;
-            let wait = if result.is_ok() {
-                world.gateways[g].tenure = Tenure::renewed(sent, Duration::from_millis(lease));
-                world.gateways[g].held = true;
-                period
-            } else {
-                2_000.min(period / 4)
-            };
-            world.after(proc, wait, move |world| world.renew_own(g));
-            world.watch_own(g);
-        });
+        self.ask_hub(
+            proc,
+            move |world| world.renew_lease(g, wall, false),
+            move |world, result| {
+                let period = lease / 6;
+                let wait = if result.is_ok() {
+                    world.gateways[g].tenure = Tenure::renewed(sent, Duration::from_millis(lease));
+                    world.gateways[g].held = true;
+                    period
+                } else {
+                    2_000.min(period / 4)
+                };
+                world.after(proc, wait, move |world| world.renew_own(g));
+                world.watch_own(g);
+            },
+        );
     }
 
     /// A lapse is noticed when it happens.
@@ -339,7 +347,8 @@ impl World {
         let (cluster, site) = slice.key;
         let session = self.gateways[g].sessions[site].as_ref();
         self.holds(Rule::FencedWithheld)
-            && session.is_some_and(|session| session.fenced.get(&cluster).is_some_and(|epoch| slice.spec.epoch <= *epoch))
+            && session
+                .is_some_and(|session| session.fenced.get(&cluster).is_some_and(|epoch| slice.spec.epoch <= *epoch))
     }
 
     fn learn_fences(&mut self, g: usize, site: usize, object: &SiteObject) {
@@ -406,9 +415,9 @@ impl World {
     fn lose(&mut self, g: usize, site: usize, stream: u64) {
         let Some(session) = self.of_stream(g, site, stream) else { return };
         let (number, earlier) = (session.number, session.earlier);
-        let (now, noted) = (self.boot(Proc::Gateway(g)), self.holds(Rule::NotedBeforeSent));
+        let noted = self.holds(Rule::NotedBeforeSent);
         let Some(session) = self.of_stream(g, site, stream) else { return };
-        let since = if noted { now.saturating_sub(session.pulse.last_grant_age(now)) } else { earlier[0] };
+        let since = if noted { session.pulse.last_grant() } else { earlier[0] };
         self.call_lost(g, site, g, number, since, move |world, done| {
             if world.of_stream(g, site, stream).is_none() {
                 return;
@@ -449,7 +458,9 @@ impl World {
             };
             world.ask_hub(proc, patch, move |world, result| {
                 if let Ok(object) = &result {
-                    world.trace(|| format!("gateway {g}: session {number} of site {site} is lost, last grant {age:?} ago"));
+                    world.trace(|| {
+                        format!("gateway {g}: session {number} of site {site} is lost, last grant {age:?} ago")
+                    });
                     world.gateways[g].cache.take(Change::Site(site, Rc::clone(object)));
                 }
                 then(world, result.is_ok());
@@ -492,7 +503,11 @@ impl World {
                 let left = self.gateways[g].cache.leases[object.gateway].renewed
                     + i64::try_from(self.setup.lease).unwrap_or(0)
                     - self.wall(proc);
-                Some(if left > 0 { now + Duration::from_secs(3_600) } else { now.saturating_sub(Duration::from_millis(left.unsigned_abs())) })
+                Some(if left > 0 {
+                    now + Duration::from_secs(3_600)
+                } else {
+                    now.saturating_sub(Duration::from_millis(left.unsigned_abs()))
+                })
             };
             if let Some(end) = end.filter(|end| now >= *end + RHYTHM.patience) {
                 let (gateway, number) = (object.gateway, object.number);
@@ -562,7 +577,9 @@ impl World {
             }
             Some(slice) => {
                 let same = sent.filter(|(uid, ..)| *uid == slice.uid);
-                if same.is_some_and(|(_, generation, deleted)| deleted || (!slice.deleting && generation == slice.generation)) {
+                if same.is_some_and(|(_, generation, deleted)| {
+                    deleted || (!slice.deleting && generation == slice.generation)
+                }) {
                     return;
                 }
                 session.sent.insert(key, (slice.uid, slice.generation, slice.deleting));
@@ -593,7 +610,9 @@ impl World {
                         // It comes once more, when its session may be over.
                         let (again, wait) = (grant.clone(), self.rng.between(5_000, 90_000));
                         self.at(self.now + wait, move |world| {
-                            if !world.is_cut(Link::AgentGateway(site, g), Way::Down) && world.of_agent(site) != Some(stream) {
+                            if !world.is_cut(Link::AgentGateway(site, g), Way::Down)
+                                && world.of_agent(site) != Some(stream)
+                            {
                                 world.judge.count("a grant of an ended session comes again");
                                 world.to_agent(g, site, stream, again);
                             }
@@ -653,7 +672,9 @@ impl World {
         }
         let Some((session, uid, report)) = writing.pending.take() else { return };
         let known = slice.status.as_ref();
-        if slice.uid != uid || (self.off != Some(Rule::NewestReport) && known.is_some_and(|known| known.session > session)) {
+        if slice.uid != uid
+            || (self.off != Some(Rule::NewestReport) && known.is_some_and(|known| known.session > session))
+        {
             return;
         }
         let status = status(&report, session, &slice);

@@ -211,10 +211,12 @@ impl Hub {
     /// As it is installed: Clusters that nobody has looked at, Sites that have joined.
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
-        let clusters = setup.clusters.iter().map(|cluster| {
-            Rc::new(ClusterObject { version: 1, state: cluster.state.clone(), term: 0 })
-        });
-        let site = |_| Rc::new(SiteObject { version: 1, ready: vec![true; crate::setup::NODES], ..SiteObject::default() });
+        let clusters = setup
+            .clusters
+            .iter()
+            .map(|cluster| Rc::new(ClusterObject { version: 1, state: cluster.state.clone(), term: 0 }));
+        let site =
+            |_| Rc::new(SiteObject { version: 1, ready: vec![true; crate::setup::NODES], ..SiteObject::default() });
         Self {
             version: 1,
             out: false,
@@ -300,9 +302,12 @@ impl World {
         Ok(object)
     }
 
-    /// Writes a slice's specification, as server-side apply does.
-    pub fn apply_slice(&mut self, key: Key, spec: Spec) -> Result<Rc<SliceObject>, ApiError> {
+    /// Writes a slice's specification on the version that was seen, 0: there was none; None: whatever is there.
+    pub fn apply_slice(&mut self, key: Key, on: Option<u64>, spec: Spec) -> Result<Rc<SliceObject>, ApiError> {
         let known = self.hub.slices.get(&key).cloned();
+        if on.is_some_and(|on| on != known.as_ref().map_or(0, |known| known.version)) {
+            return Err(ApiError::Conflict);
+        }
         let version = self.next_version();
         let object = match known {
             Some(known) if *known.spec == spec => return Ok(known),
@@ -313,7 +318,15 @@ impl World {
                 spec: Rc::new(spec),
                 ..(*known).clone()
             },
-            None => SliceObject { key, uid: version, version, generation: 1, spec: Rc::new(spec), status: None, deleting: false },
+            None => SliceObject {
+                key,
+                uid: version,
+                version,
+                generation: 1,
+                spec: Rc::new(spec),
+                status: None,
+                deleting: false,
+            },
         };
         Ok(self.set_slice(object))
     }
@@ -326,8 +339,11 @@ impl World {
     }
 
     /// Begins the deletion of a slice: its finalizer keeps it.
-    pub fn delete_slice(&mut self, key: Key, uid: u64) -> Result<Rc<SliceObject>, ApiError> {
+    pub fn delete_slice(&mut self, key: Key, uid: u64, on: Option<u64>) -> Result<Rc<SliceObject>, ApiError> {
         let known = self.hub.slices.get(&key).filter(|known| known.uid == uid).cloned().ok_or(ApiError::NotFound)?;
+        if on.is_some_and(|on| on != known.version) {
+            return Err(ApiError::Conflict);
+        }
         if known.deleting {
             return Ok(known);
         }
@@ -347,7 +363,13 @@ impl World {
     }
 
     /// Writes what a Site said of a slice.
-    pub fn put_slice_status(&mut self, key: Key, uid: u64, on: Option<u64>, status: SliceStatus) -> Result<Rc<SliceObject>, ApiError> {
+    pub fn put_slice_status(
+        &mut self,
+        key: Key,
+        uid: u64,
+        on: Option<u64>,
+        status: SliceStatus,
+    ) -> Result<Rc<SliceObject>, ApiError> {
         let known = self.hub.slices.get(&key).filter(|known| known.uid == uid).cloned().ok_or(ApiError::NotFound)?;
         if on.is_some_and(|on| on != known.version) {
             return Err(ApiError::Conflict);
@@ -381,7 +403,12 @@ impl World {
     }
 
     /// Renews a gateway's Lease on the version that it knows; None: it takes over whatever is there.
-    pub fn renew_lease(&mut self, gateway: usize, renewed: Millis, released: bool) -> Result<Rc<LeaseObject>, ApiError> {
+    pub fn renew_lease(
+        &mut self,
+        gateway: usize,
+        renewed: Millis,
+        released: bool,
+    ) -> Result<Rc<LeaseObject>, ApiError> {
         let version = self.next_version();
         let holder = (!released).then_some(gateway);
         let object = Rc::new(LeaseObject { version, holder, term: 0, renewed });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use atoll_core::cluster::{Kind, Policy};
 use atoll_core::member::Member;
 
-use crate::hub::{ClusterObject, Key, SliceObject, SiteObject, SliceStatus, Wants};
+use crate::hub::{ClusterObject, Key, SiteObject, SliceObject, SliceStatus, Wants};
 use crate::operator::{LATEST, number};
 use crate::setup::{GPUS, NODES, Scene, Setup};
 use crate::world::{Proc, Time, World};
@@ -142,7 +142,11 @@ fn running(world: &World) -> impl Iterator<Item = (usize, Member, usize, usize)>
 /// A container began to run.
 pub fn started(world: &mut World, s: usize, n: usize, key: Key, member: Member) {
     if world.judge.stopped.contains(&(key.0, member)) {
-        speak(world, Crime::Again, format!("Cluster {} rank {} incarnation {}", key.0, member.rank, member.incarnation));
+        speak(
+            world,
+            Crime::Again,
+            format!("Cluster {} rank {} incarnation {}", key.0, member.rank, member.incarnation),
+        );
     }
     let on_node = world.sites[s].nodes[n].containers.values().filter(|container| container.runs).count();
     if on_node > GPUS {
@@ -211,7 +215,11 @@ pub fn committed(world: &mut World, c: usize, new: &ClusterObject) {
         // What was decided then may be written late.
         let well = is_well(there) && world.judge.troubled[site] + LATE < world.now;
         let fenced = there.fenced.iter().any(|(uid, epoch)| *uid == c && at.incarnation <= *epoch);
-        let said = world.hub.slices.get(&(c, site)).and_then(|slice| slice.status.as_ref()?.members.get(&(rank, at.incarnation)));
+        let said = world
+            .hub
+            .slices
+            .get(&(c, site))
+            .and_then(|slice| slice.status.as_ref()?.members.get(&(rank, at.incarnation)));
         let ended = said.is_some_and(|(state, _)| state.ended());
         let refused = said.is_none_or(|(state, _)| *state == atoll_core::cluster::MemberState::Pending);
         let going = world.hub.slices.get(&(c, site)).is_none_or(|slice| slice.deleting);

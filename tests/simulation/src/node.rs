@@ -101,8 +101,14 @@ impl World {
         if pod.phase.is_over() || node.containers.contains_key(&uid) {
             return;
         }
-        let container =
-            Container { key: pod.key, member: pod.member, times: pod.times, runs: false, stopping: false, killed: false };
+        let container = Container {
+            key: pod.key,
+            member: pod.member,
+            times: pod.times,
+            runs: false,
+            stopping: false,
+            killed: false,
+        };
         node.containers.insert(uid, container);
         let slow = node.slow_until.saturating_sub(self.now);
         let wait = self.rng.between(100, 600) + slow;

@@ -22,6 +22,8 @@ const LEADER_LEASE: Duration = Duration::from_secs(15);
 const NEVER: Millis = 1 << 50;
 /// A write that a process was held up with comes so late at most.
 pub const LATEST: Time = 40_000;
+/// The first write of a slice, before another may lead.
+const NEW_LATEST: Time = 4_000;
 
 /// An operator's memory.
 #[derive(Debug, Default)]
@@ -121,14 +123,18 @@ impl World {
     }
 
     fn list_operator(&mut self, o: usize) {
-        self.ask_hub(Proc::Operator(o), |world| Ok(world.hub.list()), move |world, result| match result {
-            Ok(cache) => {
-                world.operators[o].cache = cache;
-                world.operators[o].listed = true;
-                world.see_sites(o);
-            }
-            Err(_) => world.after(Proc::Operator(o), 500, move |world| world.list_operator(o)),
-        });
+        self.ask_hub(
+            Proc::Operator(o),
+            |world| Ok(world.hub.list()),
+            move |world, result| match result {
+                Ok(cache) => {
+                    world.operators[o].cache = cache;
+                    world.operators[o].listed = true;
+                    world.see_sites(o);
+                }
+                Err(_) => world.after(Proc::Operator(o), 500, move |world| world.list_operator(o)),
+            },
+        );
     }
 
     fn elect(&mut self, o: usize) {
@@ -144,42 +150,58 @@ impl World {
                 return;
             }
             let version = self.operators[o].leader.as_ref().map_or(0, |(lease, _)| lease.version);
-            self.ask_hub(proc, move |world| world.take_leader(o, version), move |world, result| match result {
-                Ok(lease) if lease.term == term => {
-                    world.operators[o].leader = Some((lease, now));
-                    world.operators[o].leads = Some((term, now + LEADER_LEASE * 2 / 3));
-                }
-                Err(ApiError::Conflict) => {
-                    // The answer to an earlier renewal was lost, or somebody else leads.
-                    world.ask_hub(proc, |world| Ok(world.hub.leader.clone()), move |world, result| match result {
-                        Ok(lease) if lease.holder == Some(o) => world.operators[o].leader = Some((lease, now)),
-                        Ok(_) => world.operators[o].leads = Some((term, Duration::ZERO)),
-                        Err(_) => {}
-                    });
-                }
-                _ => {}
-            });
+            self.ask_hub(
+                proc,
+                move |world| world.take_leader(o, version),
+                move |world, result| match result {
+                    Ok(lease) if lease.term == term => {
+                        world.operators[o].leader = Some((lease, now));
+                        world.operators[o].leads = Some((term, now + LEADER_LEASE * 2 / 3));
+                    }
+                    Err(ApiError::Conflict) => {
+                        // The answer to an earlier renewal was lost, or somebody else leads.
+                        world.ask_hub(
+                            proc,
+                            |world| Ok(world.hub.leader.clone()),
+                            move |world, result| match result {
+                                Ok(lease) if lease.holder == Some(o) => world.operators[o].leader = Some((lease, now)),
+                                Ok(_) => world.operators[o].leads = Some((term, Duration::ZERO)),
+                                Err(_) => {}
+                            },
+                        );
+                    }
+                    _ => {}
+                },
+            );
             return;
         }
-        self.ask_hub(proc, |world| Ok(world.hub.leader.clone()), move |world, result| {
-            let (Ok(lease), now) = (result, world.boot(proc)) else { return };
-            let known = world.operators[o].leader.as_ref().filter(|(known, _)| known.version == lease.version);
-            let since = known.map_or(now, |(_, since)| *since);
-            let version = lease.version;
-            let free = lease.version == 0 || now.saturating_sub(since) > LEADER_LEASE;
-            world.operators[o].leader = Some((lease, since));
-            if free && world.operators[o].listed {
-                let sent = now;
-                world.ask_hub(proc, move |world| world.take_leader(o, version), move |world, result| {
-                    let Ok(lease) = result else { return };
-                    let until = sent + LEADER_LEASE * 2 / 3;
-                    let term = lease.term;
-                    world.operators[o].leader = Some((lease, sent));
-                    // What former leaders wrote is read before anything is decided.
-                    world.begin_leading(o, term, until);
-                });
-            }
-        });
+        self.ask_hub(
+            proc,
+            |world| Ok(world.hub.leader.clone()),
+            move |world, result| {
+                let (Ok(lease), now) = (result, world.boot(proc)) else { return };
+                let known = world.operators[o].leader.as_ref().filter(|(known, _)| known.version == lease.version);
+                let since = known.map_or(now, |(_, since)| *since);
+                let version = lease.version;
+                let free = lease.version == 0 || now.saturating_sub(since) > LEADER_LEASE;
+                world.operators[o].leader = Some((lease, since));
+                if free && world.operators[o].listed {
+                    let sent = now;
+                    world.ask_hub(
+                        proc,
+                        move |world| world.take_leader(o, version),
+                        move |world, result| {
+                            let Ok(lease) = result else { return };
+                            let until = sent + LEADER_LEASE * 2 / 3;
+                            let term = lease.term;
+                            world.operators[o].leader = Some((lease, sent));
+                            // What former leaders wrote is read before anything is decided.
+                            world.begin_leading(o, term, until);
+                        },
+                    );
+                }
+            },
+        );
     }
 
     fn begin_leading(&mut self, o: usize, term: u64, until: Duration) {
@@ -378,11 +400,22 @@ impl World {
         }
     }
 
-    /// Writes something of a Cluster; nothing else is decided for it meanwhile.
     fn dispatch<R: 'static>(
         &mut self,
         o: usize,
         c: usize,
+        write: impl FnOnce(&mut World) -> Result<R, ApiError> + 'static,
+        then: impl FnOnce(&mut World, R) + 'static,
+    ) {
+        self.dispatch_late(o, c, LATEST, write, then);
+    }
+
+    /// Writes something of a Cluster, at times as late as `latest`; nothing else is decided for it meanwhile.
+    fn dispatch_late<R: 'static>(
+        &mut self,
+        o: usize,
+        c: usize,
+        latest: Time,
         write: impl FnOnce(&mut World) -> Result<R, ApiError> + 'static,
         then: impl FnOnce(&mut World, R) + 'static,
     ) {
@@ -403,7 +436,7 @@ impl World {
         };
         // A machine may stand still between the decision and the write, and write when another leads.
         if self.setup.scene == Scene::Storm && self.awake(proc) && self.rng.percent(3) {
-            let wait = self.rng.between(1_000, LATEST);
+            let wait = self.rng.between(1_000, latest);
             self.judge.count("late write of an operator");
             self.trace(|| format!("operator {o} stands still for {wait} ms before it writes"));
             let life = self.life(proc).number;
@@ -488,30 +521,36 @@ impl World {
     fn follow(&mut self, o: usize, c: usize, actions: Vec<SliceAction>, known: &[Rc<SliceObject>]) {
         let setup = &self.setup.clusters[c];
         let (times, autonomous) = (setup.times, setup.autonomous());
-        let known: BTreeMap<String, (Key, u64)> =
-            known.iter().map(|slice| (format!("c{}-{}", slice.key.0, slice.key.1), (slice.key, slice.uid))).collect();
-        let mut writes = actions.into_iter();
-        let Some(action) = writes.next() else { return };
-        let left: Vec<SliceAction> = writes.collect();
+        let known: BTreeMap<String, (Key, u64, u64)> = known
+            .iter()
+            .map(|slice| (format!("c{}-{}", slice.key.0, slice.key.1), (slice.key, slice.uid, slice.version)))
+            .collect();
+        // One after the other; the rest is decided anew: the same, unless something changed.
+        let Some(action) = actions.into_iter().next() else { return };
+        let checked = self.holds(Rule::SlicesChecked);
+        let version = |name: &str| known.get(name).map_or(0, |(.., version)| *version);
+        let new = matches!(&action, SliceAction::Apply { site, .. } if version(&format!("c{c}-{}", number(site))) == 0);
+        // Nothing tells a slice that is made late from one that is made in time.
+        let latest = if new && checked { NEW_LATEST } else { LATEST };
         let write = move |world: &mut World| -> Result<Change, ApiError> {
+            let on = |name: &str| checked.then(|| known.get(name).map_or(0, |(.., version)| *version));
             match action {
                 SliceAction::Apply { site, epoch, phase, members, .. } => {
                     let spec = Spec { epoch, phase, members, times, autonomous };
-                    world.apply_slice((c, number(&site)), spec).map(Change::Slice)
+                    let site = number(&site);
+                    world.apply_slice((c, site), on(&format!("c{c}-{site}")), spec).map(Change::Slice)
                 }
                 SliceAction::Delete { name } => {
-                    let (key, uid) = known.get(&name).copied().ok_or(ApiError::NotFound)?;
-                    world.delete_slice(key, uid).map(Change::Slice)
+                    let (key, uid, _) = known.get(&name).copied().ok_or(ApiError::NotFound)?;
+                    world.delete_slice(key, uid, on(&name)).map(Change::Slice)
                 }
                 SliceAction::Release { name } => {
-                    let (key, uid) = known.get(&name).copied().ok_or(ApiError::NotFound)?;
+                    let (key, uid, _) = known.get(&name).copied().ok_or(ApiError::NotFound)?;
                     world.release_slice(key, uid).map(|version| Change::SliceGone(key, version))
                 }
             }
         };
-        // The rest is decided anew: the same, unless something changed.
-        drop(left);
-        self.dispatch(o, c, write, move |world, change| world.operators[o].cache.take(change));
+        self.dispatch_late(o, c, latest, write, move |world, change| world.operators[o].cache.take(change));
     }
 
     /// Who holds what on each node: (Cluster, rank, incarnation) by place.
@@ -608,9 +647,10 @@ impl World {
             }
         }
         if gang {
-            let only = free.iter().map(|(site, _)| *site).find(|site| {
-                free.iter().filter(|(other, _)| other == site).count() >= want.ranks.len()
-            })?;
+            let only = free
+                .iter()
+                .map(|(site, _)| *site)
+                .find(|site| free.iter().filter(|(other, _)| other == site).count() >= want.ranks.len())?;
             free.retain(|(site, _)| *site == only);
         }
         if free.len() < want.min_new as usize {

@@ -43,6 +43,8 @@ pub enum Rule {
     UnlistedFirst,
     /// Commits are written on whatever version is there.
     CommitChecked,
+    /// Slices are written and deleted on whatever version is there.
+    SlicesChecked,
     /// What a Site said in an older session is written over what it said in a newer one.
     NewestReport,
     /// Many Sites lost at once are replaced like one.
@@ -51,7 +53,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::CountedFromSending,
         Self::OwnSession,
         Self::NotedBeforeSent,
@@ -72,6 +74,7 @@ impl Rule {
         Self::LowerEpochIgnored,
         Self::UnlistedFirst,
         Self::CommitChecked,
+        Self::SlicesChecked,
         Self::NewestReport,
         Self::Freeze,
     ];

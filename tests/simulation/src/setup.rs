@@ -115,16 +115,8 @@ fn cluster(rng: &mut Rng, scene: Scene, another: bool) -> ClusterSetup {
         _ => (Kind::Torch, Policy::Fail),
     };
     let count = u32::try_from(rng.between(1, 4)).unwrap_or(1);
-    let terms = Terms {
-        kind,
-        count,
-        min: count,
-        backoff_limit: 1_000,
-        duration: None,
-        ttl: None,
-        suspend: false,
-        policy,
-    };
+    let terms =
+        Terms { kind, count, min: count, backoff_limit: 1_000, duration: None, ttl: None, suspend: false, policy };
     let state = Cluster {
         terms,
         deleting: false,

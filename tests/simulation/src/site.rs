@@ -88,7 +88,8 @@ impl World {
     pub fn list_site(&mut self, s: usize) -> Vec<SiteChange> {
         let site = &self.sites[s];
         let pods = site.pods.iter().map(|((key, member), pod)| SiteChange::Pod(*key, *member, Some(pod.clone())));
-        let gangs = site.gangs.iter().map(|(key, (version, gang))| SiteChange::Gang(*key, *version, Some(gang.clone())));
+        let gangs =
+            site.gangs.iter().map(|(key, (version, gang))| SiteChange::Gang(*key, *version, Some(gang.clone())));
         gangs.chain(pods).chain([SiteChange::Ready(site.ready.clone())]).collect()
     }
 
@@ -245,7 +246,11 @@ impl World {
         for node in 0..NODES {
             let kubelet = Proc::Kubelet(s, node);
             let link = Link::NodeApi(s, node);
-            if self.life(kubelet).up && self.awake(kubelet) && !self.is_cut(link, Way::Up) && !self.is_cut(link, Way::Down) {
+            if self.life(kubelet).up
+                && self.awake(kubelet)
+                && !self.is_cut(link, Way::Up)
+                && !self.is_cut(link, Way::Down)
+            {
                 self.sites[s].heard[node] = self.now;
             }
             let silent = self.now - self.sites[s].heard[node];
@@ -299,8 +304,12 @@ impl World {
     }
 
     fn schedule(&mut self, s: usize) {
-        let gangs: Vec<(Key, Gang)> =
-            self.sites[s].gangs.iter().map(|(key, (_, gang))| (*key, gang.clone())).filter(|(_, g)| !g.stopping).collect();
+        let gangs: Vec<(Key, Gang)> = self.sites[s]
+            .gangs
+            .iter()
+            .map(|(key, (_, gang))| (*key, gang.clone()))
+            .filter(|(_, g)| !g.stopping)
+            .collect();
         for (key, mut gang) in gangs {
             let before = gang.clone();
             let mut free: Vec<usize> = (0..NODES).map(|node| self.free(s, node, key)).collect();

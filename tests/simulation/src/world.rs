@@ -407,7 +407,8 @@ impl World {
     /// Sends something that happens when it arrives. `reliable`: it arrives after any cut. Nothing overtakes.
     fn send(&mut self, link: Link, way: Way, reliable: bool, act: Act) {
         let index = self.link_index(link);
-        let latency = if self.rng.percent(1) { self.rng.between(100, 1_000) } else { self.rng.between(1, 20) };
+        let storm = self.setup.scene == crate::setup::Scene::Storm;
+        let latency = if storm && self.rng.percent(1) { self.rng.between(100, 1_000) } else { self.rng.between(1, 20) };
         let sent = self.now;
         let direction = &mut self.links[index][way as usize];
         if direction.cut {

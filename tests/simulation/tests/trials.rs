@@ -46,12 +46,10 @@ fn whatever_fails_nothing_runs_twice_and_all_comes_to_rest() {
 
 #[test]
 fn without_any_one_rule_some_trial_fails() {
-    for (rule, seeds) in FOUND {
-        let failed = seeds.iter().any(|seed| run(*seed, Some(*rule), false).verdict.is_some());
-        assert!(failed, "{rule:?}: none of {seeds:?} fails; find others with `simulate --without`");
-        for seed in *seeds {
-            assert!(run(*seed, None, false).verdict.is_none(), "seed {seed} fails with all rules");
-        }
+    for rule in Rule::ALL.into_iter().filter(|rule| !NOT_SHOWN.contains(rule)) {
+        let tally = trials::play(0, SEARCHED, Some(rule), 1);
+        let (seed, _) = tally.failed.first_key_value().unwrap_or_else(|| panic!("nothing fails without {rule:?}"));
+        assert!(run(*seed, None, false).verdict.is_none(), "seed {seed} fails with all rules");
     }
 }
 
@@ -64,5 +62,14 @@ fn a_seed_is_the_same_trial_each_time() {
     }
 }
 
-/// Seeds that show what a rule is for.
-const FOUND: &[(Rule, &[u64])] = &[];
+/// A rule is shown by one of so many seeds.
+const SEARCHED: u64 = 1_000;
+/// Rules without which no trial is known to fail: others hold what they hold too, or what they are for is not played.
+const NOT_SHOWN: &[Rule] = &[
+    Rule::OwnSession,
+    Rule::FenceChecked,
+    Rule::LeaseToStart,
+    Rule::LowerEpochIgnored,
+    Rule::UnlistedFirst,
+    Rule::CommitChecked,
+];
