@@ -62,7 +62,7 @@ const WAKING: Time = 3_500;
 const PROMPT: Time = 5_000;
 
 /// A commit may be written so long after what it was decided on.
-const LATE: Time = LATEST + 15_000;
+const LATE: Time = 3 * LATEST;
 
 /// What the judges remember.
 #[derive(Debug)]
