@@ -83,6 +83,11 @@ bench-scheduler: tools ## The scheduler beside kube-scheduler and none; writes t
 	$(CARGO) build --release --workspace --bins
 	target/release/bench-scheduler
 
+.PHONY: simulate
+simulate: ## Simulated faults against the real decisions of hub, gateways, agents and watchdogs; SEEDS=, FIRST=
+	$(CARGO) build --release -p atoll-simulation
+	target/release/simulate --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
 .PHONY: fault-scheduler
 fault-scheduler: tools ## Kill the scheduler 1,000 times while gangs come and go
 	ATOLL_FAULT_KILLS=1000 $(CARGO) test -p atoll-scheduler --test faults -- --nocapture

@@ -1,10 +1,10 @@
 //! The stream to the hub: one session after another, until the process ends.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::Availability;
+use atoll_core::session::Heartbeats;
 use atoll_runtime::backoff::Backoff;
 use atoll_wire::limits::{MAX_MESSAGE_BYTES, MAX_SLICES, MAX_WORD_BYTES};
 use atoll_wire::v1::gateway_client::GatewayClient;
@@ -103,9 +103,7 @@ impl End {
 /// The session under way.
 struct Session {
     out: mpsc::Sender<AgentMessage>,
-    /// Heartbeats without a grant, and when they were sent.
-    unanswered: VecDeque<(u64, Duration)>,
-    sequence: u64,
+    heartbeats: Heartbeats,
     interval: Duration,
     next_heartbeat: Instant,
     last_grant: Instant,
@@ -196,8 +194,7 @@ impl Sessions {
         let now = Instant::now();
         let session = Session {
             out,
-            unanswered: VecDeque::new(),
-            sequence: 0,
+            heartbeats: Heartbeats::default(),
             interval: FIRST_HEARTBEAT,
             next_heartbeat: now,
             last_grant: now,
@@ -257,11 +254,10 @@ impl Sessions {
     }
 
     async fn beat(&self, session: &mut Session) -> Result<(), End> {
-        session.sequence += 1;
         // Counted from before it is sent: the hub counts from its grant, which is later.
-        session.unanswered.push_back((session.sequence, (self.clock)()));
+        let sequence = session.heartbeats.next((self.clock)());
         session.next_heartbeat = Instant::now() + session.interval;
-        send(&session.out, agent_message::Message::Heartbeat(Heartbeat { sequence: session.sequence })).await
+        send(&session.out, agent_message::Message::Heartbeat(Heartbeat { sequence })).await
     }
 
     async fn hear(&self, session: &mut Session, message: HubMessage) -> Result<(), End> {
@@ -272,7 +268,8 @@ impl Sessions {
             hub_message::Message::Goodbye(goodbye) => return Err(farewell(&goodbye)),
             hub_message::Message::Grant(grant) => {
                 let asked = Duration::from_millis(grant.next_heartbeat_ms.into());
-                let sent = session.take_answered(grant.sequence).ok_or(End::Protocol("a grant for no heartbeat"))?;
+                let sent =
+                    session.heartbeats.answered(grant.sequence).ok_or(End::Protocol("a grant for no heartbeat"))?;
                 session.interval = asked.clamp(HEARTBEATS.0, HEARTBEATS.1);
                 session.last_grant = Instant::now();
                 session.next_heartbeat = session.last_grant + session.interval;
@@ -315,14 +312,6 @@ impl Sessions {
     }
 }
 
-impl Session {
-    /// When the heartbeat was sent that a grant answers. It answers the earlier ones too.
-    fn take_answered(&mut self, sequence: u64) -> Option<Duration> {
-        let at = self.unanswered.iter().position(|(sent, _)| *sent == sequence)?;
-        self.unanswered.drain(..=at).next_back().map(|(_, sent)| sent)
-    }
-}
-
 fn wire_availability(availability: Availability) -> v1::Availability {
     match availability {
         Availability::Accepting => v1::Availability::Accepting,
@@ -346,30 +335,6 @@ fn farewell(goodbye: &atoll_wire::v1::Goodbye) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn session() -> Session {
-        let now = Instant::now();
-        Session {
-            out: mpsc::channel(1).0,
-            unanswered: (1..=4).map(|n| (n, Duration::from_secs(n * 10))).collect(),
-            sequence: 4,
-            interval: FIRST_HEARTBEAT,
-            next_heartbeat: now,
-            last_grant: now,
-            in_step: false,
-            availability: Availability::Accepting,
-        }
-    }
-
-    #[test]
-    fn a_grant_counts_from_when_its_own_heartbeat_was_sent() {
-        let mut session = session();
-        assert_eq!(session.take_answered(2), Some(Duration::from_secs(20)));
-        assert_eq!(session.take_answered(1), None, "an earlier one is answered already");
-        assert_eq!(session.take_answered(9), None, "one that was never sent");
-        assert_eq!(session.take_answered(4), Some(Duration::from_secs(40)));
-        assert!(session.unanswered.is_empty());
-    }
 
     #[test]
     fn who_is_not_wanted_comes_back_slowly() {

@@ -15,6 +15,7 @@ pub mod nodes;
 pub mod packing;
 pub mod placement;
 pub mod scheduling;
+pub mod session;
 pub mod units;
 pub mod watchdog;
 pub mod words;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atoll_api::names::{COMPONENT_GATEWAY, FIELD_MANAGER_GATEWAY, LABEL_COMPONENT};
+use atoll_core::session::Tenure;
 use atoll_runtime::clock::boot_time;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -20,8 +21,6 @@ use tokio_util::sync::CancellationToken;
 const RENEWALS: u32 = 6;
 /// Pause before a failed renewal is tried again, unless a quarter of the time between renewals is less.
 const RETRY: Duration = Duration::from_secs(2);
-/// Grants end so much before the lease does, for what is under way.
-const MARGIN: Duration = Duration::from_millis(500);
 
 /// This gateway's Lease.
 pub struct OwnLease {
@@ -65,7 +64,7 @@ impl OwnLease {
                         tracing::info!(lease = %self.name, "holding this gateway's Lease");
                     }
                     known = Some(lease);
-                    self.hold_until(sent + self.duration.saturating_sub(MARGIN));
+                    self.hold_until(Tenure::renewed(sent, self.duration).until());
                     ready(true);
                     period
                 }

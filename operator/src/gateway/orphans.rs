@@ -4,17 +4,19 @@
 //! process saw it, by this process's clock; clocks are not compared. Every gateway watches this, and the checked write
 //! lets one of them say it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
 use std::time::Duration;
 
 use atoll_api::Site;
 use atoll_api::conditions::{self, site_reason};
+use atoll_core::session::SeenLease;
 use atoll_runtime::backoff::Backoff;
 use atoll_runtime::clock::boot_time;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Preconditions};
 use tokio_util::sync::CancellationToken;
 
@@ -60,14 +62,6 @@ struct Observed {
     unkept: HashMap<Session, Duration>,
 }
 
-#[derive(Debug)]
-struct SeenLease {
-    version: Option<String>,
-    since: Duration,
-    /// How long it lasts from `since`; zero: it is over.
-    lasts: Duration,
-}
-
 impl Observed {
     /// Takes in the present Leases, the sessions that Sites name but are not kept here, and this gateway's own name.
     fn update<'a>(&mut self, leases: impl Iterator<Item = &'a Lease>, sessions: &[Session], own: &str, now: Duration) {
@@ -78,9 +72,10 @@ impl Observed {
         for name in wanted {
             let lease = present.get(&name);
             let version = lease.and_then(|lease| lease.resource_version());
-            if self.leases.get(&name).is_none_or(|seen| seen.version != version) {
-                let lasts = lease.map_or(Duration::ZERO, |lease| lasting(lease));
-                self.leases.insert(name, SeenLease { version, since: now, lasts });
+            let lasts = lease.map_or(Duration::ZERO, |lease| lasting(lease));
+            match self.leases.entry(name) {
+                Entry::Occupied(mut seen) => seen.get_mut().see(version, lasts, now),
+                Entry::Vacant(new) => drop(new.insert(SeenLease::new(version, lasts, now))),
             }
         }
         let present: HashSet<&Session> = sessions.iter().collect();
@@ -95,8 +90,13 @@ impl Observed {
         self.unkept.get(session).copied().or_else(|| self.lease_end(&session.gateway))
     }
 
+    /// The Lease that shows that a session is lost; None: it is one of our own.
+    fn evidence(&self, session: &Session) -> Option<SeenLease> {
+        self.leases.get(&session.gateway).filter(|_| !self.unkept.contains_key(session)).cloned()
+    }
+
     fn lease_end(&self, gateway: &str) -> Option<Duration> {
-        self.leases.get(gateway).map(|seen| seen.since + seen.lasts)
+        self.leases.get(gateway).map(SeenLease::end)
     }
 }
 
@@ -148,10 +148,11 @@ pub async fn watch(gateway: &Gateway, leases: &Api<Lease>, shutdown: Cancellatio
         let (gone, next) = lost(&sessions, &observed, gateway.settings.rhythm.patience, now);
         let mut sleep = next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
         if !gone.is_empty() {
-            let losses: Vec<_> = gone.into_iter().map(|(session, before)| loss(session, before)).collect();
+            let losses: Vec<_> =
+                gone.into_iter().map(|(session, before)| (observed.evidence(session), loss(session, before))).collect();
             let all = tokio::select! {
                 () = shutdown.cancelled() => return,
-                all = call_lost(gateway, losses) => all,
+                all = call_lost(gateway, leases, losses) => all,
             };
             sleep = if all { AFTER_LOSS } else { AFTER_LOSS.max(backoff.next(&())) };
             if all {
@@ -179,9 +180,20 @@ pub async fn watch(gateway: &Gateway, leases: &Api<Lease>, shutdown: Cancellatio
     }
 }
 
-/// One attempt for each Site; whether all of them succeeded.
-async fn call_lost(gateway: &Gateway, losses: Vec<(String, Loss)>) -> bool {
-    let attempts = losses.into_iter().map(|(site, loss)| async move {
+/// One attempt for each Site; whether all of them succeeded. A watch that stands still shows no renewals either, so a
+/// Lease is read before anybody is called lost for it.
+async fn call_lost(gateway: &Gateway, leases: &Api<Lease>, losses: Vec<(Option<SeenLease>, (String, Loss))>) -> bool {
+    let attempts = losses.into_iter().map(|(evidence, (site, loss))| async move {
+        if let Some(seen) = evidence {
+            match leases.get_opt(&loss.gateway).await {
+                Ok(lease) if lease.as_ref().and_then(ResourceExt::resource_version).as_deref() == seen.version() => {}
+                Ok(_) => return false,
+                Err(error) => {
+                    tracing::warn!(site, %error, "cannot read the Lease of a gateway that seems to be gone; trying again");
+                    return false;
+                }
+            }
+        }
         let done = gateway.sites.lose_once(&site, &loss).await;
         if let Err(error) = &done {
             tracing::warn!(site, %error, "cannot note that the Site is absent; trying again");

@@ -21,7 +21,7 @@ use super::sync::{self, Delivery, Sent, SliceError};
 use super::{availability, learn_fences};
 use crate::gateway::cache::key_of;
 use crate::gateway::metrics::Refused;
-use crate::gateway::pulse::Pulse;
+use crate::gateway::pulse::{Answer, Pulse};
 use crate::gateway::registry::{Mailbox, News};
 use crate::gateway::shared::Gateway;
 use crate::gateway::writer::SliceNews;
@@ -38,8 +38,6 @@ pub struct Live<'a> {
     pulse: Pulse,
     outbox: Outbox,
     allowance: Allowance,
-    /// The newest heartbeat.
-    sequence: Option<u64>,
     /// What the agent was sent, by key of the cache.
     sent: HashMap<String, Sent>,
     /// What the agent said of its nodes.
@@ -68,7 +66,6 @@ impl<'a> Live<'a> {
             pulse,
             outbox,
             allowance: Allowance::new(Instant::now()),
-            sequence: None,
             sent: HashMap::new(),
             nodes: BTreeMap::new(),
             arriving: None,
@@ -250,18 +247,17 @@ impl<'a> Live<'a> {
     }
 
     async fn grant(&mut self, sequence: u64) -> Result<(), Ended> {
-        if self.sequence.is_some_and(|newest| sequence <= newest) {
-            return Err(Ended::Protocol(format!("heartbeat {sequence} came after a later one")));
-        }
-        self.sequence = Some(sequence);
         let rhythm = self.gateway.rhythm(&self.name);
-        self.pulse.heartbeat(boot_time(), rhythm);
-        if !self.gateway.lease.held(boot_time()) {
-            self.gateway.metrics.grant_withheld();
-            return Ok(());
+        let now = boot_time();
+        // Noted before it is sent.
+        match self.pulse.heartbeat(sequence, now, rhythm, self.gateway.lease.held(now)) {
+            Ok(Answer::Grant) => {}
+            Ok(Answer::Withhold) => {
+                self.gateway.metrics.grant_withheld();
+                return Ok(());
+            }
+            Err(error) => return Err(Ended::Protocol(error.to_string())),
         }
-        // Noted before it is sent: the agent counts from when it sent the heartbeat, which was before this.
-        self.pulse.grant(boot_time());
         let next_heartbeat_ms = u32::try_from(rhythm.heartbeat.as_millis()).unwrap_or(u32::MAX);
         self.send("grant", ToAgent::Grant(v1::Grant { sequence, next_heartbeat_ms })).await
     }

@@ -1,0 +1,320 @@
+//! What goes wrong, and how it is healed.
+
+use crate::hub::Wants;
+use crate::judge;
+use crate::setup::{NODES, Scene};
+use crate::world::{Link, Proc, Time, Way, World};
+
+impl World {
+    /// Plans everything that will go wrong.
+    pub fn plan_faults(&mut self) {
+        match self.setup.scene {
+            Scene::Storm => {
+                let count = self.rng.between(8, 16);
+                for _ in 0..count {
+                    let at = self.rng.between(5_000, self.setup.faults_until);
+                    self.at(at, World::some_fault);
+                }
+            }
+            Scene::Lost => self.at(90_000, World::lose_a_site),
+            Scene::Drained => self.at(60_000, World::drain_a_site),
+            Scene::Many => self.at(90_000, World::lose_many),
+        }
+    }
+
+    /// How long something lasts, short more often than long; not longer than faults do.
+    fn lasting(&mut self) -> Time {
+        let top = [2_000, 15_000, 60_000, 150_000, 400_000][self.rng.index(5)];
+        self.rng.between(200, top).min(self.setup.faults_until.saturating_sub(self.now) + 1)
+    }
+
+    fn cut_for(&mut self, links: &[Link], ways: &[Way], span: Time) {
+        for link in links.iter().copied() {
+            for way in ways.iter().copied() {
+                self.cut(link, way, true);
+                self.at(self.now + span, move |world| world.cut(link, way, false));
+            }
+        }
+        let (links, ways) = (links.to_vec(), ways.to_vec());
+        self.trace(|| format!("FAULT {links:?} {ways:?} cut for {span} ms"));
+    }
+
+    fn some_ways(&mut self) -> &'static [Way] {
+        [&[Way::Up, Way::Down][..], &[Way::Up], &[Way::Down]][self.rng.index(3)]
+    }
+
+    fn some_fault(&mut self) {
+        let (span, ways) = (self.lasting(), self.some_ways());
+        let site = self.rng.index(self.setup.sites.len());
+        let (node, g, o) = (self.rng.index(NODES), self.rng.index(2), self.rng.index(2));
+        let both = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
+        // Where the agent and the Site's API are all there is, what is promised needs them.
+        let watched = self.setup.sites[site].watchdog;
+        let kind = self.rng.between(0, 28);
+        let kind = if !watched && (10..22).contains(&kind) { kind % 2 } else { kind };
+        match kind {
+            0 => self.fault("a Site cut off from one gateway", |w| w.cut_for(&[both[g]], ways, span)),
+            1 | 2 => self.fault("a Site cut off from the hub", |w| w.cut_for(&both, ways, span)),
+            3 => self.fault("a gateway cut off from the hub's API", |w| w.cut_for(&[Link::GatewayApi(g)], ways, span)),
+            4 => {
+                self.fault("an operator cut off from the hub's API", |w| {
+                    w.cut_for(&[Link::OperatorApi(o)], ways, span);
+                });
+            }
+            5 => self.fault("the hub's API is out", |w| {
+                w.hub.out = true;
+                w.at(w.now + span, |w| w.hub.out = false);
+                w.trace(|| format!("FAULT the hub's API is out for {span} ms"));
+            }),
+            6 => self.fault("an operator crashes", |w| w.crash(Proc::Operator(o), span)),
+            7 => self.fault("a gateway crashes", |w| w.crash(Proc::Gateway(g), span)),
+            8 => self.fault("a gateway ends in order", |w| {
+                w.release_gateway(g);
+                let wait = w.rng.between(10, 1_500);
+                w.at(w.now + wait, move |w| w.crash(Proc::Gateway(g), span));
+            }),
+            9 => {
+                let proc = if self.rng.percent(50) { Proc::Operator(o) } else { Proc::Gateway(g) };
+                self.fault("a machine of the hub sleeps", |w| w.doze(proc, span, false));
+            }
+            10 | 11 => self.fault("an agent crashes", |w| w.crash(Proc::Agent(site), span)),
+            12 => self.fault("an agent's machine sleeps", |w| w.doze(Proc::Agent(site), span, false)),
+            13 => {
+                self.fault("an agent cut off from its Site's API", |w| w.cut_for(&[Link::AgentApi(site)], ways, span));
+            }
+            14 => self.fault("a node cut off from everything", |w| {
+                w.cut_for(&[Link::NodeApi(site, node), Link::NodeAgent(site, node)], &[Way::Up, Way::Down], span);
+            }),
+            15 => {
+                let link = if self.rng.percent(50) { Link::NodeApi(site, node) } else { Link::NodeAgent(site, node) };
+                self.fault("a node cut off from its agent or API", |w| w.cut_for(&[link], ways, span));
+            }
+            16 => self.fault("a node's machine sleeps", |w| w.doze(Proc::Kubelet(site, node), span, false)),
+            17 => self.fault("a node is a paused virtual machine", |w| w.doze(Proc::Kubelet(site, node), span, true)),
+            18 => self.fault("a node boots", |w| w.reboot_node(site, node, span)),
+            19 => self.fault("a kubelet or watchdog crashes", |w| {
+                if w.rng.percent(50) {
+                    // It is started again at once: while there is none nobody else kills.
+                    w.crash(Proc::Watchdog(site, node), span.min(1_500));
+                } else {
+                    w.crash(Proc::Kubelet(site, node), span);
+                }
+            }),
+            20 => self.fault("a watchdog restarts again and again", |w| w.restless_watchdog(site, node, span)),
+            21 => self.fault("a node is cut off and its Node deleted", |w| {
+                w.cut_for(&[Link::NodeApi(site, node)], &[Way::Up, Way::Down], span);
+                if w.rng.percent(50) {
+                    w.cut_for(&[Link::NodeAgent(site, node)], &[Way::Up, Way::Down], span);
+                }
+                let wait = w.rng.between(10, 30_000);
+                w.at(w.now + wait, move |w| w.delete_node(site, node));
+            }),
+            22 => self.fault("a wall clock is set", |w| {
+                let procs = [Proc::Operator(o), Proc::Gateway(g), Proc::Agent(site)];
+                let proc = procs[w.rng.index(3)];
+                let by = i64::try_from(w.rng.between(0, 7_200_000)).unwrap_or(0) - 3_600_000;
+                w.machine_mut(proc).wall += by;
+                w.trace(|| format!("FAULT the wall clock of {proc:?} jumps by {by} ms"));
+            }),
+            23 | 24 => self.fault("members fail while a Site is cut off", |w| {
+                // What is placed anew may be on its way to that Site.
+                let cluster = w.rng.index(w.setup.clusters.len());
+                w.cut_for(&both, &[Way::Up, Way::Down], span);
+                w.fail_members(cluster);
+            }),
+            25 => self.fault("members fail", |w| {
+                let cluster = w.rng.index(w.setup.clusters.len());
+                w.fail_members(cluster);
+            }),
+            26 => self.fault("containers start slowly", |w| {
+                w.sites[site].nodes[node].slow_until = w.now + span;
+                w.trace(|| format!("FAULT containers of site {site} node {node} start slowly for {span} ms"));
+            }),
+            _ => self.fault("a supplier drains its Site", |w| {
+                w.trace(|| format!("FAULT site {site} drains for {span} ms"));
+                w.supplier_wants(site, Wants::Draining);
+                w.at(w.now + span, move |w| w.supplier_wants(site, Wants::Accepting));
+            }),
+        }
+    }
+
+    fn fault(&mut self, what: &'static str, act: impl FnOnce(&mut World)) {
+        self.judge.count(what);
+        act(self);
+    }
+
+    fn crash(&mut self, proc: Proc, span: Time) {
+        if !self.life(proc).up {
+            return;
+        }
+        self.trace(|| format!("FAULT {proc:?} crashes for {span} ms"));
+        self.sessions_break(proc);
+        self.set_up(proc, false);
+        let number = self.life(proc).number;
+        self.at(self.now + span, move |world| {
+            if world.life(proc).number == number {
+                world.start(proc);
+            }
+        });
+    }
+
+    /// A process starts.
+    pub fn start(&mut self, proc: Proc) {
+        match proc {
+            Proc::Operator(o) => self.start_operator(o),
+            Proc::Gateway(g) => self.start_gateway(g),
+            Proc::Agent(s) => self.start_agent(s),
+            Proc::Kubelet(s, n) => self.start_kubelet(s, n),
+            Proc::Watchdog(s, n) if self.setup.sites[s].watchdog => self.start_watchdog(s, n),
+            Proc::Watchdog(..) => {}
+        }
+    }
+
+    fn doze(&mut self, proc: Proc, span: Time, frozen: bool) {
+        if !self.awake(proc) {
+            return;
+        }
+        self.trace(|| format!("FAULT the machine of {proc:?} sleeps for {span} ms, frozen: {frozen}"));
+        self.sleep(proc, span, frozen);
+        if let Proc::Kubelet(s, n) = proc {
+            self.at(self.now + span, move |world| judge::woke(world, s, n));
+        }
+    }
+
+    fn reboot_node(&mut self, s: usize, n: usize, span: Time) {
+        self.trace(|| format!("FAULT node {n} of site {s} is off for {span} ms"));
+        self.node_dies(s, n);
+        let number = self.life(Proc::Kubelet(s, n)).number;
+        self.at(self.now + span, move |world| {
+            if world.life(Proc::Kubelet(s, n)).number == number {
+                world.reboot(Proc::Kubelet(s, n));
+                world.start(Proc::Kubelet(s, n));
+                world.start(Proc::Watchdog(s, n));
+            }
+        });
+    }
+
+    fn restless_watchdog(&mut self, s: usize, n: usize, left: Time) {
+        let wait = self.rng.between(500, 8_000).min(left + 1);
+        self.at(self.now + wait, move |world| {
+            if world.life(Proc::Kubelet(s, n)).up {
+                world.set_up(Proc::Watchdog(s, n), false);
+                world.start(Proc::Watchdog(s, n));
+            }
+            if left > wait {
+                world.restless_watchdog(s, n, left - wait);
+            }
+        });
+    }
+
+    fn fail_members(&mut self, cluster: usize) {
+        self.trace(|| format!("FAULT members of Cluster {cluster} fail"));
+        for (s, n) in judge::all_nodes(self.setup.sites.len()) {
+            let node = Proc::Kubelet(s, n);
+            let there = self.sites[s].nodes[n].containers.iter().filter(|(_, c)| c.runs && c.key.0 == cluster);
+            let there: Vec<u64> = there.map(|(uid, _)| *uid).collect();
+            if self.awake(node) {
+                for uid in there {
+                    self.container_ends(s, n, uid, "fails");
+                }
+            }
+        }
+    }
+
+    /// The Site's controllers remove all pods of a Node that is gone.
+    fn delete_node(&mut self, s: usize, n: usize) {
+        let there: Vec<_> =
+            self.sites[s].pods.iter().filter(|(_, pod)| pod.node == Some(n)).map(|(at, _)| *at).collect();
+        for (key, member) in there {
+            self.force_away(s, key, member);
+        }
+    }
+
+    /// A Site that runs something.
+    fn busy_site(&mut self) -> Option<usize> {
+        if let Some(words) = judge::whole(self) {
+            judge::restless(self, format!("before anything went wrong: {words}"));
+            return None;
+        }
+        let member = self.hub.clusters.first().and_then(|cluster| cluster.state.members.first())?;
+        Some(crate::operator::number(&member.site))
+    }
+
+    fn lose_a_site(&mut self) {
+        let Some(site) = self.busy_site() else { return };
+        let links = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
+        let span = 300_000;
+        match self.rng.index(6) {
+            0 => self.fault("one fault: a Site cut off", |w| w.cut_for(&links, &[Way::Up, Way::Down], span)),
+            1 => self.fault("one fault: a Site is not heard", |w| w.cut_for(&links, &[Way::Up], span)),
+            2 => self.fault("one fault: a Site does not hear", |w| w.cut_for(&links, &[Way::Down], span)),
+            3 => self.fault("one fault: an agent is down", |w| w.crash(Proc::Agent(site), span)),
+            4 => self.fault("one fault: an agent's machine sleeps", |w| w.doze(Proc::Agent(site), span, false)),
+            _ => self.fault("one fault: a Site loses its power", |w| {
+                w.crash(Proc::Agent(site), span);
+                for n in 0..NODES {
+                    w.reboot_node(site, n, span);
+                }
+            }),
+        }
+        judge::deadline(self, site, false, self.now);
+    }
+
+    fn drain_a_site(&mut self) {
+        let Some(site) = self.busy_site() else { return };
+        self.fault("one fault: a Site drains", |w| {
+            w.trace(|| format!("site {site} drains"));
+            w.supplier_wants(site, Wants::Draining);
+        });
+        judge::deadline(self, site, true, self.now);
+        let until = self.setup.faults_until - 1;
+        self.at(until, move |world| world.supplier_wants(site, Wants::Accepting));
+    }
+
+    fn lose_many(&mut self) {
+        if self.busy_site().is_none() {
+            return;
+        }
+        let sites = self.setup.sites.len() - 3;
+        self.fault("most of many Sites cut off at once", |w| {
+            for site in 0..sites {
+                w.cut_for(&[Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)], &[Way::Up, Way::Down], 250_000);
+            }
+        });
+        self.judge.frozen = true;
+        self.at(self.now + 249_000, |world| world.judge.frozen = false);
+    }
+
+    /// Nothing is wrong any more.
+    pub fn heal(&mut self) {
+        self.trace(|| "all is healed".to_owned());
+        self.hub.out = false;
+        let sites = self.setup.sites.len();
+        let mut links: Vec<Link> = (0..2).flat_map(|n| [Link::GatewayApi(n), Link::OperatorApi(n)]).collect();
+        let mut procs: Vec<Proc> = (0..2).flat_map(|n| [Proc::Operator(n), Proc::Gateway(n)]).collect();
+        for s in 0..sites {
+            links.extend([Link::AgentGateway(s, 0), Link::AgentGateway(s, 1), Link::AgentApi(s)]);
+            procs.push(Proc::Agent(s));
+            for n in 0..NODES {
+                links.extend([Link::NodeApi(s, n), Link::NodeAgent(s, n)]);
+                self.sites[s].nodes[n].slow_until = 0;
+                if !self.life(Proc::Kubelet(s, n)).up {
+                    self.reboot(Proc::Kubelet(s, n));
+                }
+                procs.extend([Proc::Kubelet(s, n), Proc::Watchdog(s, n)]);
+            }
+            if self.agents[s].wants != Wants::Accepting {
+                self.supplier_wants(s, Wants::Accepting);
+            }
+        }
+        for link in links {
+            self.cut(link, Way::Up, false);
+            self.cut(link, Way::Down, false);
+        }
+        for proc in procs {
+            if !self.life(proc).up {
+                self.start(proc);
+            }
+        }
+    }
+}
