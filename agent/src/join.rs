@@ -25,7 +25,7 @@ pub struct JoinArgs {
     #[arg(long, value_name = "FILE", requires = "hub_pin")]
     pub wallet_file: Option<PathBuf>,
     /// Pin of the hub's CA, as its operators publish it: who has no token knows the hub by this.
-    #[arg(long, value_name = "PIN", requires = "wallet_file")]
+    #[arg(long, value_name = "PIN", requires = "wallet_file", conflicts_with_all = ["token", "token_file"])]
     pub hub_pin: Option<Pin>,
     /// Kubeconfig of the Site; without it $KUBECONFIG, ~/.kube/config or the pod's service account. Not used with
     /// `--identity-dir`.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use atoll_testkit::kwok::Kwok;
 use atoll_testkit::nodes::{self, NodeProfile};
 use atoll_testkit::ports::Port;
-use atoll_testkit::{ControlPlane, ControlPlaneOptions, Machine, ManagedProcess, Wire};
+use atoll_testkit::{ControlPlane, ControlPlaneOptions, Machine, ManagedProcess, Wire, binaries};
 
 use crate::hub::{Http, Hub, SYSTEM, component, service_account, wait_ready};
 use crate::link::Link;
@@ -208,6 +208,20 @@ impl Site {
     pub async fn wait_ready(&self) -> Result<()> {
         wait_ready(&self.scheduler, &self.scheduler_http).await?;
         wait_ready(&self.agent, &self.agent_http).await
+    }
+
+    /// What its supplier says to it, by the agent's command.
+    pub async fn tell(&self, command: &[&str]) -> Result<()> {
+        let said = tokio::process::Command::new(binaries::path("atoll-agent")?)
+            .args(command)
+            .arg("--kubeconfig")
+            .arg(self.plane.kubeconfig())
+            .output()
+            .await
+            .with_context(|| format!("run atoll-agent {command:?}"))?;
+        let error = String::from_utf8_lossy(&said.stderr);
+        anyhow::ensure!(said.status.success(), "atoll-agent {command:?}: {error}");
+        Ok(())
     }
 
     /// How many of its nodes have GPUs.

@@ -77,6 +77,8 @@ pub enum Fault {
     GatewayApi(Direction),
     /// Every process of the hub is killed and starts again, one after the other.
     RestartHub,
+    /// The supplier drains the Site.
+    Drain,
 }
 
 /// What is promised.
@@ -84,8 +86,10 @@ pub enum Fault {
 pub enum Expect {
     /// No member notices.
     Undisturbed,
-    /// Members of the Site run elsewhere in time.
+    /// Members of the Site run elsewhere in time, counted from its last lease.
     Moved,
+    /// They do, counted from the supplier's word.
+    Drained,
     /// Never two at once, and everything runs again afterwards.
     Safe,
 }
@@ -97,7 +101,7 @@ use Span::{Long, Short};
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::HubLink(Both, Long),
         Self::HubLink(Out, Long),
         Self::HubLink(In, Long),
@@ -139,6 +143,7 @@ impl Fault {
         Self::GatewayApi(Both),
         Self::GatewayApi(Out),
         Self::RestartHub,
+        Self::Drain,
     ];
 
     /// In words.
@@ -165,6 +170,7 @@ impl Fault {
             Self::FreezeHub(process) => format!("hub's {process:?} frozen"),
             Self::GatewayApi(direction) => format!("gateway cut off its API server {}", way(direction)),
             Self::RestartHub => "hub restarted process by process under load".to_owned(),
+            Self::Drain => "Site drained".to_owned(),
         }
     }
 
@@ -192,6 +198,7 @@ impl Fault {
     pub const fn expect(self, times: &Times) -> Expect {
         match self {
             Self::HubLink(_, Long) | Self::HubLinkAnd(_) | Self::AgentDead | Self::Freeze(Agent, Long) => Expect::Moved,
+            Self::Drain => Expect::Drained,
             // A watchdog that cannot know better kills: its members start again.
             Self::NodeAgent(_) | Self::NodeAlone | Self::Freeze(Watchdog, Long) => Expect::Safe,
             // The agent looks for another gateway after 6 s without a lease, which at short times is too late to keep
@@ -288,6 +295,7 @@ impl Fault {
             Self::Kill(of) => process(of)?.restart().await?,
             Self::Freeze(of, _) => process(of)?.stop()?,
             Self::AgentDead => world.leave_dead(&site.agent).await?,
+            Self::Drain => world.drain(target).await?,
             Self::HubLinkAnd(of) => {
                 process(of)?.stop()?;
                 machine.cut(site.link.address(), Both)?;

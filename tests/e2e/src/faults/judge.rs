@@ -90,6 +90,8 @@ pub enum Promise<'a> {
         within: Duration,
         /// A gang: its survivors start again too.
         all: bool,
+        /// Until when those on the lost Site run on, if they are to.
+        until: Option<Duration>,
     },
     /// Anything but two at once.
     Safe,
@@ -108,9 +110,14 @@ pub fn judge(before: &[Run], after: &[Run], promise: Promise<'_>) -> (Verdict, S
             Some(run) => (Verdict::Disturbed, format!("{} ended", name(run)), None),
             None => (Verdict::Held, String::new(), None),
         },
-        Promise::Moved { site, lease, within, all } => {
+        Promise::Moved { site, lease, within, all, until } => {
             if let Some(run) = before.iter().filter(|run| !all && run.site != site).find(ended) {
                 return (Verdict::Disturbed, format!("{}, a survivor, ended", name(run)), None);
+            }
+            let stopped =
+                |run: &&Run| now(run).is_none_or(|later| later.ended && until.is_some_and(|until| later.last < until));
+            if let Some(run) = before.iter().filter(|run| until.is_some() && run.site == site).find(stopped) {
+                return (Verdict::Disturbed, format!("{} ended, and was to run on", name(run)), None);
             }
             let mut slowest = Duration::ZERO;
             for lost in before.iter().filter(|run| run.site == site) {
@@ -151,7 +158,7 @@ mod tests {
     }
 
     fn moved(all: bool) -> Promise<'static> {
-        Promise::Moved { site: "a", lease: Duration::from_secs(100), within: Duration::from_secs(17), all }
+        Promise::Moved { site: "a", lease: Duration::from_secs(100), within: Duration::from_secs(17), all, until: None }
     }
 
     #[test]
@@ -169,6 +176,21 @@ mod tests {
         let again = [old, run(1, "b", "2", 0, 113, true), run(0, "b", "3", 114, 130, false)];
         assert_eq!(judge(&before, &again, moved(false)).0, Verdict::Disturbed);
         assert_eq!(judge(&before, &again, moved(true)).0, Verdict::Held, "a gang starts again as a whole");
+    }
+
+    #[test]
+    fn an_autonomous_member_runs_on_until_its_site_is_back() {
+        let before = [run(0, "a", "1", 0, 99, false)];
+        let after = |last| [run(0, "a", "1", 0, last, true), run(0, "b", "2", 114, 130, false)];
+        let promise = |until| Promise::Moved {
+            site: "a",
+            lease: Duration::from_secs(100),
+            within: Duration::from_secs(17),
+            all: false,
+            until: Some(Duration::from_secs(until)),
+        };
+        assert_eq!(judge(&before, &after(121), promise(120)).0, Verdict::Held);
+        assert_eq!(judge(&before, &after(119), promise(120)).0, Verdict::Disturbed);
     }
 
     #[test]

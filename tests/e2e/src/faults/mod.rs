@@ -73,6 +73,18 @@ impl Times {
         Duration::from_secs(self.fence as u64 + 5)
     }
 
+    /// How long after a supplier's word a member that ends when it is told to may take to run elsewhere.
+    #[must_use]
+    pub const fn drained_within(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
+    /// How long members that ignore SIGTERM are waited for.
+    #[must_use]
+    pub const fn grace(&self) -> Duration {
+        Duration::from_secs((self.kill - self.stop) as u64 * 2 / 3)
+    }
+
     /// A fault so long that every fence has expired and what follows can be seen.
     #[must_use]
     pub const fn long(&self) -> Duration {

@@ -34,7 +34,7 @@ pub struct Trial {
     pub verdict: Verdict,
     /// In words, if not as promised.
     pub detail: String,
-    /// How long after its Site's last lease the last lost member ran elsewhere.
+    /// How long after its Site's last lease, or its supplier's word, the last lost member ran elsewhere.
     pub replaced_after_milliseconds: Option<u64>,
     /// How long after it the operator decided so: the rest is what containers take to start.
     pub decided_after_milliseconds: Option<u64>,
@@ -66,7 +66,7 @@ impl Rounds {
                 let is_it = |run: &&Run| (&run.cluster, run.rank) == (&lost.cluster, lost.rank);
                 alive.iter().find(is_it).is_some_and(|run| run.uid != lost.uid)
             };
-            expect == Expect::Moved && lost.all(elsewhere)
+            matches!(expect, Expect::Moved | Expect::Drained) && lost.all(elsewhere)
         };
         rest(world, fault.lasts(&times), all_moved).await?;
         let lease = match (expect, &site) {
@@ -74,8 +74,10 @@ impl Rounds {
             (Expect::Moved, Some(_)) => world.last_grant(target).await?.map_or(began, |grant| grant.min(began)),
             _ => began,
         };
-        let decided = if expect == Expect::Moved { world.decided().await? } else { BTreeMap::new() };
+        let decided =
+            if matches!(expect, Expect::Moved | Expect::Drained) { world.decided().await? } else { BTreeMap::new() };
         drop(loading);
+        let mended = boot_now();
         world.mend().await?;
         unload(world).await;
         let mut unsettled = BTreeMap::new();
@@ -86,7 +88,7 @@ impl Rounds {
 
         let runs = world.witness.runs();
         let after = world.standing_runs(runs.clone());
-        let found = doubles(&runs, &BTreeSet::new());
+        let found = doubles(&runs, &world.may_run_twice());
         let news: Vec<_> = found.into_iter().filter(|double| self.known.insert(double.key())).collect();
         let mut trials = Vec::new();
         for standing in &world.standing {
@@ -94,7 +96,13 @@ impl Rounds {
             let touched = site.as_ref().is_none_or(|site| mine.iter().any(|run| &run.site == site));
             let promise = match (expect, &site) {
                 (Expect::Moved, Some(site)) if touched => {
-                    Promise::Moved { site, lease, within: times.replaced_within(), all: standing.gang }
+                    let until = standing.autonomous.then_some(mended);
+                    Promise::Moved { site, lease, within: times.replaced_within(), all: standing.gang, until }
+                }
+                (Expect::Drained, Some(site)) if touched => {
+                    let grace = if standing.stubborn { times.grace() } else { Duration::ZERO };
+                    let within = times.drained_within() + grace;
+                    Promise::Moved { site, lease, within, all: standing.gang, until: None }
                 }
                 (Expect::Safe, _) if touched => Promise::Safe,
                 _ => Promise::Undisturbed,

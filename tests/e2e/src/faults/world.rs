@@ -30,6 +30,8 @@ pub const LOAD: &str = "load-";
 const IMAGE: &str = "atoll.test/witness:1";
 const GPUS: u32 = 16;
 const MODEL: &str = "l40s";
+/// The Cluster whose members ignore SIGTERM.
+const STUBBORN: &str = "stubborn";
 const SITES: [(&str, &str); 3] = [("alpha", "acme"), ("beta", "globex"), ("gamma", "initech")];
 
 /// A Site's node.
@@ -54,6 +56,10 @@ pub struct Standing {
     pub count: u32,
     /// A gang: when a member is lost, all start again.
     pub gang: bool,
+    /// Its members ignore SIGTERM.
+    pub stubborn: bool,
+    /// Its members run on while their Site is cut off, also beside those that take their place.
+    pub autonomous: bool,
 }
 
 /// All of it. Dropping it ends every process.
@@ -73,6 +79,8 @@ pub struct World {
     pub site_names: Vec<String>,
     /// Processes that shall stay dead, by name.
     left_dead: Mutex<BTreeSet<String>>,
+    /// Sites that their suppliers drain.
+    draining: Mutex<BTreeSet<usize>>,
 }
 
 /// Why faults on real processes cannot be tried here, if so.
@@ -115,8 +123,8 @@ impl World {
         }
         let names = network.sites.iter().map(|site| site.options.name.as_str());
         let witness = Witness::start(names.zip(nodes.iter().map(|node| &node.node)))?;
-        let left_dead = Mutex::default();
-        let mut world = Self { witness, nodes, network, times, standing: Vec::new(), site_names, left_dead };
+        let (left_dead, draining) = (Mutex::default(), Mutex::default());
+        let mut world = Self { witness, nodes, network, times, standing: Vec::new(), site_names, left_dead, draining };
         for (standing, cluster) in standing(times, sites) {
             clusters::create(&world.network.client(), NAMESPACE, &cluster).await?;
             world.standing.push(standing);
@@ -144,6 +152,13 @@ impl World {
     pub async fn leave_dead(&self, process: &ManagedProcess) -> Result<()> {
         self.left_dead.lock().unwrap_or_else(PoisonError::into_inner).insert(process.name().to_owned());
         Ok(process.kill9().await?)
+    }
+
+    /// The supplier drains a Site, until the world is mended.
+    pub async fn drain(&self, site: usize) -> Result<()> {
+        self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(site);
+        let (site, _) = self.site(site).context("there is no such Site")?;
+        site.tell(&["drain", "--no-wait"]).await
     }
 
     /// Starts again what ended by itself, as Kubernetes would.
@@ -180,6 +195,10 @@ impl World {
             process.cont()?;
         }
         self.left_dead.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let drained = std::mem::take(&mut *self.draining.lock().unwrap_or_else(PoisonError::into_inner));
+        for (site, _) in drained.into_iter().filter_map(|site| self.site(site)) {
+            site.tell(&["resume"]).await?;
+        }
         self.supervise().await
     }
 
@@ -220,6 +239,12 @@ impl World {
             }
         }
         Ok(wrong)
+    }
+
+    /// Clusters of which a rank may run twice.
+    #[must_use]
+    pub fn may_run_twice(&self) -> BTreeSet<String> {
+        self.standing.iter().filter(|standing| standing.autonomous).map(|standing| standing.name.clone()).collect()
     }
 
     /// Runs of standing Clusters only.
@@ -278,8 +303,10 @@ async fn start_site(wire: &Arc<Wire>, name: &str, supplier: &str, watchdogs: boo
 fn standing(times: Times, sites: usize) -> Vec<(Standing, Value)> {
     let cluster = |name: &str, count: u32, gpus: u32, change: Value| {
         let gang = change["type"] == "Torch";
+        let autonomous = change["disconnection"]["policy"] == "Autonomous";
+        let stubborn = name == STUBBORN;
         let cluster = with_spec(pods(name, count, gpus, MODEL), &base(times));
-        (Standing { name: name.to_owned(), count, gang }, with_spec(cluster, &change))
+        (Standing { name: name.to_owned(), count, gang, stubborn, autonomous }, with_spec(cluster, &change))
     };
     let stubborn = json!({"template": {"spec": {"containers": [container(&["--stubborn"])]}}});
     let gang = json!({"type": "Torch", "checkpoint": {"store": "s3://checkpoints/gang"}});
@@ -287,7 +314,8 @@ fn standing(times: Times, sites: usize) -> Vec<(Standing, Value)> {
         cluster("gang", 2, 1, gang),
         cluster("pair", 2, 1, json!({})),
         cluster("solo", 1, 1, json!({})),
-        cluster("stubborn", 1, 1, stubborn),
+        cluster(STUBBORN, 1, 1, stubborn),
+        cluster("lone", 1, 1, json!({"workload": "Inference", "disconnection": {"policy": "Autonomous"}})),
     ];
     if sites > 2 {
         // Two members do not fit on one node: each Site lost leaves a survivor.
@@ -308,7 +336,7 @@ fn base(times: Times) -> Value {
             "stopSeconds": times.stop, "killSeconds": times.kill, "fenceSeconds": times.fence,
         }},
         "template": {"spec": {
-            "terminationGracePeriodSeconds": (times.kill - times.stop) * 2 / 3,
+            "terminationGracePeriodSeconds": times.grace().as_secs(),
             "containers": [container(&[])],
         }},
     })
