@@ -160,9 +160,9 @@ impl Metrics {
         self.refused.with_label_values(&[what]).inc();
     }
 
-    pub(super) fn write(&self, kind: Written, result: &Result<(), kube::Error>) {
+    pub(super) fn write<T>(&self, kind: Written, result: &Result<T, kube::Error>) {
         let result = match result {
-            Ok(()) => "ok",
+            Ok(_) => "ok",
             Err(kube::Error::Api(status)) if status.is_conflict() => "conflict",
             Err(kube::Error::Api(status)) if status.is_not_found() => "not_found",
             Err(_) => "error",

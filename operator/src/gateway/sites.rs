@@ -222,12 +222,7 @@ impl Sites {
     async fn write(&self, name: &str, patch: &Value) -> Result<Site, kube::Error> {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER_GATEWAY.to_owned()), ..PatchParams::default() };
         let result = self.api.patch_status(name, &params, &Patch::Merge(patch)).await;
-        let (counted, result) = match result {
-            Ok(site) => (Ok(()), Ok(site)),
-            Err(kube::Error::Api(status)) => (Err(kube::Error::Api(status.clone())), Err(kube::Error::Api(status))),
-            Err(error) => (Ok(()), Err(error)),
-        };
-        self.metrics.write(Written::Site, &counted);
+        self.metrics.write(Written::Site, &result);
         if let Ok(site) = &result {
             self.cache.written(Site::clone(site));
         }
