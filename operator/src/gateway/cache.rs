@@ -72,6 +72,16 @@ pub fn version_of(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
+/// An object without what only the API server reads: a Site's list of who owns which field is larger than the rest of it.
+pub fn lean<K: Resource>(mut object: K) -> K {
+    object.meta_mut().managed_fields = None;
+    object
+}
+
+fn kept<K: Resource>(object: K) -> Arc<K> {
+    Arc::new(lean(object))
+}
+
 /// Objects of one kind.
 pub struct Cache<K> {
     inner: RwLock<Inner<K>>,
@@ -154,7 +164,7 @@ impl<K: Cached> Cache<K> {
             known.meta().uid == object.meta().uid && version_of(known.meta()) < version_of(object.meta())
         });
         if newer {
-            inner.put(key, Arc::new(object));
+            inner.put(key, kept(object));
             drop(inner);
             self.changes.send_modify(|count| *count += 1);
         }
@@ -214,7 +224,7 @@ impl<K: Cached> Inner<K> {
                 Vec::new()
             }
             Event::InitApply(object) => {
-                self.arriving.get_or_insert_default().insert(key_of(object.meta()), Arc::new(object));
+                self.arriving.get_or_insert_default().insert(key_of(object.meta()), kept(object));
                 Vec::new()
             }
             Event::InitDone => {
@@ -230,7 +240,7 @@ impl<K: Cached> Inner<K> {
                 }
                 changes
             }
-            Event::Apply(object) => vec![self.seen(key_of(object.meta()), Arc::new(object))],
+            Event::Apply(object) => vec![self.seen(key_of(object.meta()), kept(object))],
             Event::Delete(object) => self.remove(key_of(object.meta())).into_iter().collect(),
         }
     }

@@ -18,7 +18,7 @@ use kube::{Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::cache::Cache;
+use super::cache::{Cache, lean};
 use super::coalesce::Outcome;
 use super::metrics::{Metrics, Written};
 use super::pace::{Pace, Turn};
@@ -221,7 +221,7 @@ impl Sites {
 
     async fn write(&self, name: &str, patch: &Value) -> Result<Site, kube::Error> {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER_GATEWAY.to_owned()), ..PatchParams::default() };
-        let result = self.api.patch_status(name, &params, &Patch::Merge(patch)).await;
+        let result = self.api.patch_status(name, &params, &Patch::Merge(patch)).await.map(lean);
         self.metrics.write(Written::Site, &result);
         if let Ok(site) = &result {
             self.cache.written(Site::clone(site));

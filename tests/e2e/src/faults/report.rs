@@ -142,7 +142,7 @@ impl Report {
 #[must_use]
 pub fn line(number: usize, trial: &Trial) -> String {
     let after = trial.replaced_after_milliseconds;
-    let after = after.map_or_else(String::new, |ms| format!(", elsewhere {:.1} s after the last lease", seconds(ms)));
+    let after = after.map_or_else(String::new, |ms| format!(", elsewhere after {:.1} s", seconds(ms)));
     let decided = trial.decided_after_milliseconds;
     let decided = decided.map_or_else(String::new, |ms| format!(", decided at {:.1} s", seconds(ms)));
     let detail = if trial.detail.is_empty() { String::new() } else { format!(": {}", trial.detail) };
@@ -185,7 +185,7 @@ mod tests {
         assert!(report.table().contains("12.3 s"), "{}", report.table());
         assert_eq!(
             line(7, &trial(Verdict::Held)).trim_start(),
-            "7  cut, alpha, Cluster wide: Held, elsewhere 12.3 s after the last lease, decided at 12.0 s"
+            "7  cut, alpha, Cluster wide: Held, elsewhere after 12.3 s, decided at 12.0 s"
         );
     }
 }

@@ -56,7 +56,9 @@ impl Hub {
         let spec = ProcessSpec::new("gateway", binaries::path("atoll-gateway")?, log)
             .args([format!("--kubeconfig={}", kubeconfig.display())])
             .args([format!("--http-address=127.0.0.1:{}", http.number())])
-            .args([format!("--listen={address}"), "--name=gw-bench".to_owned(), "--log-filter=warn".to_owned()]);
+            .args([format!("--listen={address}"), "--name=gw-bench".to_owned(), "--log-filter=warn".to_owned()])
+            // All Sites come from one address here.
+            .args(["--source-handshakes-per-second=1000", "--source-joins-per-minute=60000"]);
         let gateway = ManagedProcess::start(spec)?;
         let secrets: Api<Secret> = Api::namespaced(plane.client(), SYSTEM);
         let secret = wait_for(&secrets, HUB_CA_SECRET, "to be made", LIMIT, |_| true).await?;

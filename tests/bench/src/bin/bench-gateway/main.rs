@@ -8,7 +8,7 @@ mod fleet;
 mod hub;
 mod joins;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -106,6 +106,29 @@ async fn at_scale(args: &Args) -> Result<Vec<Figure>> {
     let figures = bench.figures;
     fleet.stop().await?;
     Ok(figures)
+}
+
+/// Says what the writes of the Site and of the second with most of them were.
+fn tell_busiest(writes: &[AuditEvent], sites: &HashMap<&str, usize>, seconds: &HashMap<i64, usize>) {
+    let site = sites.iter().max_by_key(|(_, count)| **count).map(|(site, _)| *site);
+    let second = seconds.iter().max_by_key(|(_, count)| **count).map(|(second, _)| *second);
+    let of_site = |write: &&AuditEvent| Some(site_of(write)) == site;
+    for write in writes.iter().filter(of_site) {
+        let AuditEvent { verb, resource, subresource, name, code, received, .. } = write;
+        eprintln!("    busiest Site: {received} {verb} {resource}/{subresource} {name}: {code}");
+    }
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for write in writes.iter().filter(|write| Some(write.received.as_second()) == second) {
+        *kinds
+            .entry(format!("{} {}/{}: {}", write.verb, write.resource, write.subresource, write.code))
+            .or_default() += 1;
+    }
+    eprintln!("    busiest second: {kinds:?}");
+}
+
+/// The Site that a write is about: an Event is named after it.
+fn site_of(write: &AuditEvent) -> &str {
+    write.name.split('.').next().unwrap_or_default()
 }
 
 struct Bench<'a> {
@@ -212,10 +235,10 @@ impl Bench<'_> {
         self.figure("storm, until all are in step", took.as_secs_f64(), "s", "<= 120", &more);
         let (mut sites, mut seconds): (HashMap<&str, usize>, HashMap<i64, usize>) = Default::default();
         for write in &writes {
-            // An Event is named after its Site.
-            *sites.entry(write.name.split('.').next().unwrap_or_default()).or_default() += 1;
+            *sites.entry(site_of(write)).or_default() += 1;
             *seconds.entry(write.received.as_second()).or_default() += 1;
         }
+        tell_busiest(&writes, &sites, &seconds);
         let most = |counts: Option<&usize>| u32::try_from(counts.copied().unwrap_or(0)).unwrap_or(u32::MAX);
         let (of_site, in_second) = (most(sites.values().max()), most(seconds.values().max()));
         self.figure("storm, most API writes for one Site", f64::from(of_site), "writes", "<= 2", &more);
