@@ -366,14 +366,13 @@ impl World {
             ToAgent::Goodbye => self.end_session(s, id),
             ToAgent::Slice(object) => {
                 self.beat(s, id);
-                let ignored = self.holds(Rule::LowerEpochIgnored);
                 let entry = self.agents[s].entries.entry(object.key).or_default();
                 let wanted = wanted(&object.spec, object.generation);
                 let older = match &entry.slice.wish {
                     Wish::Wanted(known) => !known.yields_to(wanted.epoch, object.generation),
                     Wish::Unsaid | Wish::Dropped => wanted.epoch < entry.slice.epoch(),
                 };
-                if older && ignored {
+                if older {
                     return;
                 }
                 let Slice { pods, orphans, started, ended, .. } = &mut entry.slice;
@@ -610,6 +609,12 @@ impl World {
             Proc::Agent(s) => self.tell_gateway(s, ToGateway::Close),
             _ => {}
         }
+    }
+
+    /// What an agent said last of a slice in its present session.
+    #[must_use]
+    pub fn said(&self, key: Key) -> Option<Report> {
+        self.agents[key.1].entries.get(&key)?.told.clone()
     }
 
     /// Whether an agent has nothing under way.

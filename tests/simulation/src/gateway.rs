@@ -9,7 +9,7 @@ use atoll_core::session::{Answer, Pulse, Rhythm, SeenLease, Tenure};
 
 use crate::hub::{Cache, Change, Key, SiteObject, SliceObject, SliceStatus, Spec, Wants};
 use crate::rule::Rule;
-use crate::setup::Setup;
+use crate::setup::{Scene, Setup};
 use crate::world::{ApiError, Link, Proc, Time, Way, World};
 
 /// What an agent says at the begin of a session.
@@ -76,6 +76,8 @@ struct Session {
     pulse: Pulse,
     hello: Hello,
     sent: BTreeMap<Key, (u64, i64, bool)>,
+    /// What the agent said last of each slice, and the slice's uid.
+    said: BTreeMap<Key, (u64, Report)>,
     /// Epochs of Clusters that are fenced here; what was fenced once in a session stays so.
     fenced: BTreeMap<usize, u64>,
     /// The grants before the last, for who notes only these.
@@ -220,6 +222,16 @@ impl World {
         }
     }
 
+    /// Whichever gateway has a session of this Site ends it.
+    pub fn dismiss(&mut self, site: usize) {
+        for g in 0..2 {
+            if let Some(session) = self.gateways[g].sessions[site].take_if(|session| session.stage == Stage::Live) {
+                self.trace(|| format!("gateway {g} ends session {} of site {site}", session.number));
+                self.tell_agent(g, site, session.stream, ToAgent::Goodbye);
+            }
+        }
+    }
+
     fn tell_agent(&mut self, g: usize, site: usize, stream: u64, message: ToAgent) {
         self.tell(Link::AgentGateway(site, g), Way::Down, Proc::Agent(site), true, move |world| {
             world.agent_hears(site, stream, message);
@@ -246,6 +258,7 @@ impl World {
             pulse,
             hello,
             sent: BTreeMap::new(),
+            said: BTreeMap::new(),
             fenced: BTreeMap::new(),
             earlier: [Duration::ZERO; 2],
         };
@@ -384,6 +397,7 @@ impl World {
             }
         }
         self.tell_agent(g, site, stream, ToAgent::Synced(listed));
+        self.welcomed(g, site);
         if let Some(session) = self.of_stream(g, site, stream) {
             session.stage = Stage::Live;
         }
@@ -551,7 +565,10 @@ impl World {
                     self.learn_fences(g, site, &object);
                 }
             }
-            Change::Slice(object) => self.deliver(g, object.key),
+            Change::Slice(object) => {
+                self.deliver(g, object.key);
+                self.say_again(g, object.key);
+            }
             Change::SliceGone(key, _) => self.deliver(g, key),
             Change::Cluster(..) | Change::Lease(..) => {}
         }
@@ -606,7 +623,9 @@ impl World {
                     let number = session.number;
                     self.judge.granted(site, number, self.now);
                     let grant = ToAgent::Grant { sequence, next: rhythm.heartbeat };
-                    if self.rng.percent(10) {
+                    let replayed = self.setup.scene == Scene::Replayed;
+                    let again = if replayed { 3 } else { u64::from(self.rng.percent(10)) };
+                    for _ in 0..again {
                         // It comes once more, when its session may be over.
                         let (again, wait) = (grant.clone(), self.rng.between(5_000, 90_000));
                         self.at(self.now + wait, move |world| {
@@ -631,6 +650,9 @@ impl World {
                     return;
                 }
                 let uid = slice.uid;
+                if let Some(session) = self.of_stream(g, site, stream) {
+                    session.said.insert(key, (uid, report.clone()));
+                }
                 self.gateways[g].writing.entry(key).or_default().pending = Some((number, uid, report));
                 self.write_report(g, key);
             }
@@ -658,9 +680,30 @@ impl World {
             })
         };
         self.ask_hub(Proc::Gateway(g), patch, move |world, result| match result {
-            Ok(object) => world.gateways[g].cache.take(Change::Site(site, object)),
+            Ok(object) => {
+                world.gateways[g].cache.take(Change::Site(site, object));
+                // The agent may have said something else meanwhile.
+                world.write_inventory(g, site, stream);
+            }
             Err(_) => world.after(Proc::Gateway(g), 200, move |world| world.write_inventory(g, site, stream)),
         });
+    }
+
+    /// What the Site of a live session said last stands in the API, whatever was written late.
+    fn say_again(&mut self, g: usize, key: Key) {
+        let Some(slice) = self.gateways[g].cache.slices.get(&key).cloned() else { return };
+        let Some(session) = self.gateways[g].sessions[key.1].as_ref().filter(|session| session.stage == Stage::Live)
+        else {
+            return;
+        };
+        let said = session.said.get(&key).filter(|(uid, _)| *uid == slice.uid).cloned();
+        let Some((uid, report)) = said.filter(|_| !self.is_fenced(g, &slice)) else { return };
+        let number = session.number;
+        if slice.status.as_ref().is_some_and(|known| known.says(&status(&report, number, &slice))) {
+            return;
+        }
+        self.gateways[g].writing.entry(key).or_default().pending.get_or_insert((number, uid, report));
+        self.write_report(g, key);
     }
 
     /// Writes what was reported of a slice, one write at a time, never over what a newer session said.
@@ -678,7 +721,7 @@ impl World {
             return;
         }
         let status = status(&report, session, &slice);
-        if known == Some(&status) {
+        if known.is_some_and(|known| known.says(&status)) {
             return;
         }
         writing.busy = true;
@@ -691,16 +734,40 @@ impl World {
             if failed && writing.pending.is_none() {
                 writing.pending = Some((session, uid, report));
             }
-            if let Ok(object) = result {
-                world.gateways[g].cache.take(Change::Slice(object));
+            match result {
+                Ok(object) => world.gateways[g].cache.take(Change::Slice(object)),
+                Err(ApiError::Conflict) => {
+                    let writing = world.gateways[g].writing.entry(key).or_default();
+                    writing.busy = true;
+                    return world.read_slice(g, key);
+                }
+                Err(_) => {}
             }
             let wait = if failed { 200 } else { 0 };
             world.after(Proc::Gateway(g), wait, move |world| world.write_report(g, key));
         });
     }
+
+    /// Somebody else's write came before: it is decided again on what that left.
+    fn read_slice(&mut self, g: usize, key: Key) {
+        let get = move |world: &mut World| Ok(world.hub.slices.get(&key).cloned());
+        self.ask_hub(Proc::Gateway(g), get, move |world, result| {
+            let gateway = &mut world.gateways[g];
+            gateway.writing.entry(key).or_default().busy = false;
+            let wait = if result.is_ok() { 0 } else { 200 };
+            match result {
+                Ok(Some(slice)) => gateway.cache.take(Change::Slice(slice)),
+                Ok(None) => drop(gateway.writing.remove(&key)),
+                Err(_) => {}
+            }
+            world.after(Proc::Gateway(g), wait, move |world| world.write_report(g, key));
+        });
+    }
 }
 
-fn status(report: &Report, session: u64, slice: &SliceObject) -> SliceStatus {
+/// The status that follows from a report.
+#[must_use]
+pub fn status(report: &Report, session: u64, slice: &SliceObject) -> SliceStatus {
     let before = slice.status.as_ref().is_some_and(|status| status.stopped);
     SliceStatus {
         epoch: report.epoch,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use atoll_simulation::rule::Rule;
+use atoll_simulation::setup::Scene;
 use atoll_simulation::{run, trials};
 
 /// The same seeds for everybody; `make simulate` plays others.
@@ -10,7 +11,7 @@ const TRIALS: u64 = 10_000;
 #[test]
 fn whatever_fails_nothing_runs_twice_and_all_comes_to_rest() {
     let tally = trials::play(0, TRIALS, None, 10);
-    if let Some((seed, verdict)) = tally.failed.iter().find(|(seed, _)| !OPEN.contains(seed)) {
+    if let Some((seed, verdict)) = tally.failed.first_key_value() {
         let trace = run(*seed, None, true).lines;
         let last = trace.len().saturating_sub(60);
         panic!(
@@ -39,6 +40,12 @@ fn whatever_fails_nothing_runs_twice_and_all_comes_to_rest() {
         "replaced in time",
         "moved off a draining Site in time",
         "most of many Sites cut off at once",
+        "a request is taken late",
+        "sessions in quick succession",
+        "a Site returns when it is fenced",
+        "a node hears of a member too late",
+        "a Site returns with members that are not listed",
+        "members fail again and again",
     ] {
         assert!(tally.counts.get(what).is_some_and(|count| *count >= 10), "{what}: {:?}", tally.counts.get(what));
     }
@@ -46,8 +53,10 @@ fn whatever_fails_nothing_runs_twice_and_all_comes_to_rest() {
 
 #[test]
 fn without_any_one_rule_some_trial_fails() {
-    for rule in Rule::ALL.into_iter().filter(|rule| !NOT_SHOWN.contains(rule)) {
-        let tally = trials::play(0, SEARCHED, Some(rule), 1);
+    for rule in Rule::ALL {
+        // A storm shows most of them.
+        let first = scene_of(rule).and_then(Scene::first_seed).unwrap_or(0);
+        let tally = trials::play(first, SEARCHED, Some(rule), 1);
         let (seed, _) = tally.failed.first_key_value().unwrap_or_else(|| panic!("nothing fails without {rule:?}"));
         assert!(run(*seed, None, false).verdict.is_none(), "seed {seed} fails with all rules");
     }
@@ -62,16 +71,17 @@ fn a_seed_is_the_same_trial_each_time() {
     }
 }
 
-/// Seeds that fail and are not understood yet.
-const OPEN: &[u64] = &[393, 4770];
 /// A rule is shown by one of so many seeds.
 const SEARCHED: u64 = 2_000;
-/// Rules without which no trial is known to fail: others hold what they hold too, or what they are for is not played.
-const NOT_SHOWN: &[Rule] = &[
-    Rule::OwnSession,
-    Rule::FenceChecked,
-    Rule::FencedWithheld,
-    Rule::LeaseToStart,
-    Rule::LowerEpochIgnored,
-    Rule::UnlistedFirst,
-];
+
+/// The scene in which a rule matters that chance seldom makes matter.
+fn scene_of(rule: Rule) -> Option<Scene> {
+    match rule {
+        Rule::OwnSession => Some(Scene::Replayed),
+        Rule::FenceChecked | Rule::FencedWithheld => Some(Scene::Returning),
+        Rule::LeaseToStart => Some(Scene::Starting),
+        Rule::UnlistedFirst => Some(Scene::Unlisted),
+        Rule::SlicesChecked | Rule::CreatedOnce => Some(Scene::Failing),
+        _ => None,
+    }
+}

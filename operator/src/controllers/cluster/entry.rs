@@ -15,6 +15,9 @@ use super::writer::{GONE, Outcome, version};
 /// Who goes first among those that wait: higher priority, then older, then by UID.
 pub type Order = (Reverse<i32>, Timestamp, String);
 
+/// A request whose answer was lost is not taken any more after this: an API server gives one up after a minute.
+pub const DOUBT: Duration = Duration::from_secs(90);
+
 /// One Cluster, or what is left of one.
 #[derive(Debug, Default)]
 pub struct Entry {
@@ -28,6 +31,9 @@ pub struct Entry {
     pub awaits_cluster: Option<u64>,
     /// The same for slices, by name; [`GONE`]: until it is gone.
     pub awaits_slices: HashMap<String, u64>,
+    /// Slices whose creation was tried more than once, by name: until then, by the boot-time clock, a lost attempt may still
+    /// be taken. As long as there is a slice of that name it is refused, so that one does not go before.
+    pub doubts: HashMap<String, Duration>,
     /// A write was refused: nothing is decided before then, by the boot-time clock.
     pub paused_until: Option<Duration>,
     /// When to decide again although nothing changed, by the boot-time clock.
@@ -50,6 +56,12 @@ impl Entry {
             || self.awaits_cluster.is_some()
             || !self.awaits_slices.is_empty()
             || self.pause_left(boot).is_some()
+    }
+
+    /// Until when a slice stays because a lost creation of it may still be taken.
+    #[must_use]
+    pub fn doubt(&self, name: &str, boot: Duration) -> Option<Duration> {
+        self.doubts.get(name).copied().filter(|until| *until > boot)
     }
 
     /// What is left of the pause after a refused write.
@@ -114,6 +126,8 @@ impl Entry {
         if outcome.committed {
             self.written = Some(boot);
         }
+        self.doubts.retain(|_, until| *until > boot);
+        self.doubts.extend(outcome.doubtful.iter().map(|name| (name.clone(), boot + DOUBT)));
         if let Some(cluster) = &self.cluster {
             self.awaits_cluster = outcome.cluster.filter(|awaited| version(&**cluster) < *awaited);
         }
