@@ -24,6 +24,8 @@ impl World {
             Scene::Starting => self.at(60_000, World::hear_too_late),
             Scene::Unlisted => self.at(60_000, World::return_with_unlisted),
             Scene::Failing => self.at(60_000, World::fail_often),
+            Scene::Deposed => self.at(60_000, World::hold_up_leaders),
+            Scene::Slow => self.at(60_000, World::slow_down),
         }
     }
 
@@ -419,6 +421,44 @@ impl World {
             self.at(at, move |w| w.fail_members(cluster));
         }
         self.at(at, |w| w.hurried = false);
+    }
+
+    /// Leaders stand still before they write; members fail and Sites drain meanwhile.
+    fn hold_up_leaders(&mut self) {
+        if self.settled_site(World::hold_up_leaders).is_none() {
+            return;
+        }
+        self.judge.count("leaders are held up");
+        self.held_up = true;
+        let mut at = self.now;
+        for _ in 0..20 {
+            at += self.rng.between(1_000, 10_000);
+            let (site, cluster) = (self.rng.index(self.setup.sites.len()), self.rng.index(self.setup.clusters.len()));
+            self.at(at, move |w| {
+                if w.rng.percent(50) {
+                    return w.fail_members(cluster);
+                }
+                let span = w.rng.between(5_000, 30_000);
+                w.trace(|| format!("FAULT site {site} drains for {span} ms"));
+                w.supplier_wants(site, Wants::Draining);
+                w.at(w.now + span, move |w| w.supplier_wants(site, Wants::Accepting));
+            });
+        }
+        self.at(at, |w| w.held_up = false);
+    }
+
+    /// A Site hears its gateways later and later, and then they do not hear it.
+    fn slow_down(&mut self) {
+        let Some(site) = self.settled_site(World::slow_down) else { return };
+        let slow = self.rng.between(2_500, 6_500);
+        self.fault("a Site hears late, and is not heard then", |w| {
+            w.trace(|| format!("FAULT what gateways say to site {site} takes {slow} ms"));
+            w.slow = Some((site, slow));
+            let (cut, heals) = (w.rng.between(5_000, 15_000), 60_000);
+            let links = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
+            w.at(w.now + cut, move |w| w.cut_for(&links, &[Way::Up], 60_000));
+            w.at(w.now + cut + heals, |w| w.slow = None);
+        });
     }
 
     /// Nothing is wrong any more.

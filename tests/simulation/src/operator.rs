@@ -450,7 +450,8 @@ impl World {
         let proc = Proc::Operator(o);
         self.operators[o].busy.insert(c);
         // A machine may stand still between the decision and the write, and write when another leads.
-        if self.setup.scene.is_rough() && self.awake(proc) && (late.is_some() || self.rng.percent(3)) {
+        let often = if self.held_up { 30 } else { 3 };
+        if self.setup.scene.is_rough() && self.awake(proc) && (late.is_some() || self.rng.percent(often)) {
             let wait = late.unwrap_or_else(|| self.rng.between(1_000, LATEST));
             self.judge.count("late write of an operator");
             self.trace(|| format!("operator {o} stands still for {wait} ms before it writes"));

@@ -35,11 +35,16 @@ pub enum Scene {
     Unlisted,
     /// Members fail again and again, and requests of operators are taken late.
     Failing,
+    /// Leaders often stand still before they write, while what they decided on changes.
+    Deposed,
+    /// What a gateway says arrives seconds later, and then the Site is not heard.
+    Slow,
 }
 
 impl Scene {
     /// Those that chance seldom makes of a storm.
-    pub const DIRECTED: [Self; 5] = [Self::Replayed, Self::Returning, Self::Starting, Self::Unlisted, Self::Failing];
+    pub const DIRECTED: [Self; 7] =
+        [Self::Replayed, Self::Returning, Self::Starting, Self::Unlisted, Self::Failing, Self::Deposed, Self::Slow];
 
     /// Whatever goes wrong now and then goes wrong here: it is not judged by the clock.
     #[must_use]
@@ -126,8 +131,8 @@ impl Setup {
             Scene::Storm => usize::try_from(rng.between(2, 5)).unwrap_or(2),
             // Room for everybody wherever the others are.
             Scene::Lost | Scene::Drained => 4,
-            Scene::Replayed | Scene::Returning | Scene::Starting | Scene::Failing => 3,
             Scene::Unlisted => 2,
+            _ => 3,
         };
         let sites = (0..count)
             .map(|n| SiteSetup { watchdog: scene != Scene::Storm || rng.percent(85), supplier: n % 4 })

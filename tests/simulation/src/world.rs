@@ -167,6 +167,10 @@ pub struct World {
     pub unlisted: Option<(usize, usize)>,
     /// What operators ask for is often done late.
     pub hurried: bool,
+    /// Operators often stand still before they write.
+    pub held_up: bool,
+    /// A Site that hears its gateways so late.
+    pub slow: Option<(usize, Time)>,
     machines: Vec<Machine>,
     lives: Vec<Life>,
     links: Vec<[Direction; 2]>,
@@ -217,6 +221,8 @@ impl World {
             deaf: None,
             unlisted: None,
             hurried: false,
+            held_up: false,
+            slow: None,
             setup,
             machines,
             lives,
@@ -423,6 +429,10 @@ impl World {
         let index = self.link_index(link);
         let rough = self.setup.scene.is_rough();
         let latency = if rough && self.rng.percent(1) { self.rng.between(100, 1_000) } else { self.rng.between(1, 20) };
+        let latency = match (link, self.slow) {
+            (Link::AgentGateway(site, _), Some((slow, by))) if site == slow && way == Way::Down => by,
+            _ => latency,
+        };
         let sent = self.now;
         let direction = &mut self.links[index][way as usize];
         if direction.cut {

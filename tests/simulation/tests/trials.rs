@@ -46,6 +46,8 @@ fn whatever_fails_nothing_runs_twice_and_all_comes_to_rest() {
         "a node hears of a member too late",
         "a Site returns with members that are not listed",
         "members fail again and again",
+        "leaders are held up",
+        "a Site hears late, and is not heard then",
     ] {
         assert!(tally.counts.get(what).is_some_and(|count| *count >= 10), "{what}: {:?}", tally.counts.get(what));
     }
@@ -77,11 +79,13 @@ const SEARCHED: u64 = 2_000;
 /// The scene in which a rule matters that chance seldom makes matter.
 fn scene_of(rule: Rule) -> Option<Scene> {
     match rule {
+        Rule::CountedFromSending => Some(Scene::Slow),
         Rule::OwnSession => Some(Scene::Replayed),
         Rule::FenceChecked | Rule::FencedWithheld => Some(Scene::Returning),
         Rule::LeaseToStart => Some(Scene::Starting),
         Rule::UnlistedFirst => Some(Scene::Unlisted),
-        Rule::SlicesChecked | Rule::CreatedOnce => Some(Scene::Failing),
+        Rule::CommitChecked | Rule::SlicesChecked | Rule::CreatedOnce => Some(Scene::Failing),
+        Rule::TermChecked => Some(Scene::Deposed),
         _ => None,
     }
 }
