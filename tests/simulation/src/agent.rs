@@ -438,6 +438,15 @@ impl World {
         for key in keys {
             self.decide_slice(s, key, granted, now, may_start);
         }
+        // What a lease allows changes between two looks.
+        let slices = self.agents[s].entries.values().map(|entry| &entry.slice);
+        let changes = slices.filter_map(|slice| lease::next_change(granted, now, times(slice)));
+        if let Some(wait) =
+            changes.min().map(|at| Time::try_from(at.saturating_sub(now).as_millis()).unwrap_or(Time::MAX))
+            && wait < LONGEST_SLEEP
+        {
+            self.after(Proc::Agent(s), wait + 1, move |world| world.decide_soon(s));
+        }
     }
 
     fn decide_slice(&mut self, s: usize, key: Key, granted: Duration, now: Duration, may_start: bool) {
