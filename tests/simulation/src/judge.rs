@@ -328,10 +328,13 @@ pub fn whole(world: &World) -> Option<String> {
             return Some(format!("the agent of site {s} does not come to rest"));
         }
         for slice in world.hub.slices.values().filter(|slice| slice.key.1 == s) {
-            let says = |report| Some(gateway::status(&report, 0, slice));
-            let stands = slice.status.as_ref().zip(world.said(slice.key).and_then(says));
-            if !stands.is_some_and(|(stands, said)| stands.says(&said)) {
-                return Some(format!("what the API holds of {:?} is not what its Site says", slice.key));
+            let said = world.said(slice.key).map(|report| gateway::status(&report, 0, slice));
+            let stands = slice.status.as_ref().zip(said.as_ref()).is_some_and(|(stands, said)| stands.says(said));
+            if !stands {
+                return Some(format!(
+                    "slice {:?}: its Site says {said:?}, and the hub has {:?}",
+                    slice.key, slice.status
+                ));
             }
         }
     }

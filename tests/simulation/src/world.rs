@@ -407,7 +407,9 @@ impl World {
         if cut {
             return;
         }
-        let stuck = std::mem::take(&mut direction.stuck);
+        let mut stuck = std::mem::take(&mut direction.stuck);
+        // What was on its way when the link was cut was sent before what was held up at once.
+        stuck.sort_by_key(|(sent, ..)| *sent);
         let at = self.now + wait;
         direction.floor = direction.floor.max(at);
         for (sent, reliable, act) in stuck {
