@@ -172,3 +172,23 @@ impl Entry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_stays_while_a_lost_creation_of_it_may_still_be_taken() {
+        let mut entry = Entry::default();
+        let at = Duration::from_secs;
+        entry.settle(&Outcome { doubtful: vec!["train-1".to_owned()], ..Outcome::default() }, at(100));
+        assert_eq!(entry.doubt("train-1", at(100)), Some(at(100) + DOUBT));
+        assert_eq!(entry.doubt("train-2", at(100)), None);
+        // Other writes change nothing of it.
+        entry.settle(&Outcome::default(), at(150));
+        assert!(entry.doubt("train-1", at(99) + DOUBT).is_some());
+        assert_eq!(entry.doubt("train-1", at(100) + DOUBT), None);
+        entry.settle(&Outcome::default(), at(100) + DOUBT);
+        assert!(entry.doubts.is_empty(), "and is forgotten then");
+    }
+}
