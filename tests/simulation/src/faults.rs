@@ -26,6 +26,7 @@ impl World {
             Scene::Failing => self.at(60_000, World::fail_often),
             Scene::Deposed => self.at(60_000, World::hold_up_leaders),
             Scene::Slow => self.at(60_000, World::slow_down),
+            Scene::Paused => self.at(60_000, World::pause_nodes),
         }
     }
 
@@ -445,6 +446,19 @@ impl World {
             });
         }
         self.at(at, |w| w.held_up = false);
+    }
+
+    /// A Site's agent dies, and its nodes are paused until their members' fence is over.
+    fn pause_nodes(&mut self) {
+        let Some(site) = self.settled_site(World::pause_nodes) else { return };
+        let fence = self.setup.clusters.iter().map(|cluster| cluster.times.2 * 1_000).max().unwrap_or(0);
+        self.fault("nodes are paused beyond a fence", |w| {
+            w.crash(Proc::Agent(site), 100_000);
+            let span = fence + w.rng.between(500, 10_000);
+            for n in 0..NODES {
+                w.doze(Proc::Kubelet(site, n), span, true);
+            }
+        });
     }
 
     /// A Site hears its gateways later and later, and then they do not hear it.

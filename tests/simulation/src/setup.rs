@@ -39,12 +39,22 @@ pub enum Scene {
     Deposed,
     /// What a gateway says arrives seconds later, and then the Site is not heard.
     Slow,
+    /// An agent dies, and the machines of its nodes are paused until others have taken their members' place.
+    Paused,
 }
 
 impl Scene {
     /// Those that chance seldom makes of a storm.
-    pub const DIRECTED: [Self; 7] =
-        [Self::Replayed, Self::Returning, Self::Starting, Self::Unlisted, Self::Failing, Self::Deposed, Self::Slow];
+    pub const DIRECTED: [Self; 8] = [
+        Self::Replayed,
+        Self::Returning,
+        Self::Starting,
+        Self::Unlisted,
+        Self::Failing,
+        Self::Deposed,
+        Self::Slow,
+        Self::Paused,
+    ];
 
     /// Whatever goes wrong now and then goes wrong here: it is not judged by the clock.
     #[must_use]

@@ -1,6 +1,7 @@
 //! All trials end well, and without any one rule some do not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use atoll_simulation::judge::Crime;
 use atoll_simulation::rule::Rule;
 use atoll_simulation::setup::Scene;
 use atoll_simulation::{run, trials};
@@ -48,6 +49,7 @@ fn whatever_fails_nothing_runs_twice_and_all_comes_to_rest() {
         "members fail again and again",
         "leaders are held up",
         "a Site hears late, and is not heard then",
+        "nodes are paused beyond a fence",
     ] {
         assert!(tally.counts.get(what).is_some_and(|count| *count >= 10), "{what}: {:?}", tally.counts.get(what));
     }
@@ -58,9 +60,13 @@ fn without_any_one_rule_some_trial_fails() {
     for rule in Rule::ALL {
         // A storm shows most of them.
         let first = scene_of(rule).and_then(Scene::first_seed).unwrap_or(0);
-        let tally = trials::play(first, SEARCHED, Some(rule), 1);
-        let (seed, _) = tally.failed.first_key_value().unwrap_or_else(|| panic!("nothing fails without {rule:?}"));
-        assert!(run(*seed, None, false).verdict.is_none(), "seed {seed} fails with all rules");
+        // That all does not come to rest may be how a process is played without its rule.
+        let wrong = (0..SEARCHED).step_by(100).find_map(|n| {
+            let failed = trials::play(first + n, 100, Some(rule), usize::MAX).failed;
+            failed.into_iter().find(|(_, verdict)| verdict.crime != Crime::Restless)
+        });
+        let (seed, _) = wrong.unwrap_or_else(|| panic!("nothing goes wrong without {rule:?}"));
+        assert!(run(seed, None, false).verdict.is_none(), "seed {seed} fails with all rules");
     }
 }
 
@@ -82,6 +88,7 @@ fn scene_of(rule: Rule) -> Option<Scene> {
         Rule::CountedFromSending => Some(Scene::Slow),
         Rule::OwnSession => Some(Scene::Replayed),
         Rule::FenceChecked | Rule::FencedWithheld => Some(Scene::Returning),
+        Rule::JumpIsExpiry => Some(Scene::Paused),
         Rule::LeaseToStart => Some(Scene::Starting),
         Rule::UnlistedFirst => Some(Scene::Unlisted),
         Rule::CommitChecked | Rule::SlicesChecked | Rule::CreatedOnce => Some(Scene::Failing),
