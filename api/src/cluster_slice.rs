@@ -48,7 +48,7 @@ pub struct ClusterSliceSpec {
     /// Epoch of the commit that this slice follows.
     #[schemars(range(min = 1))]
     pub epoch: i64,
-    /// Term of the leader that committed.
+    /// Term of the leader that wrote this; the API server refuses one that is over.
     #[schemars(range(min = 0))]
     pub term: i64,
     /// Reserve: hold the capacity of members whose incarnation is `epoch`. Run: start them.
@@ -112,6 +112,9 @@ pub struct Rendezvous {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterSliceStatus {
+    /// Number of the Site's session in which it was said. What an older session said is not written over it.
+    #[serde(default)]
+    pub session: i64,
     /// Epoch of the spec that this status answers.
     #[serde(default)]
     pub observed_epoch: i64,

@@ -24,6 +24,9 @@ pub struct ClusterStatus {
     /// Highest epoch ever used, so that none is used twice.
     #[serde(default)]
     pub epoch: i64,
+    /// Term of the leader that wrote this status; the API server refuses one that is over.
+    #[serde(default)]
+    pub term: i64,
     /// The commit: which GPUs are taken. Absent when none are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,

@@ -27,6 +27,9 @@ pub const WATCHDOG_KEY_SECRET: &str = "atoll-watchdog-key";
 /// Where [`WATCHDOG_KEY_SECRET`] holds it: at least 32 random bytes.
 pub const WATCHDOG_KEY: &str = "key";
 
+/// What the API server says when it refuses a former leader's write; `deploy/hub/admission-policy.yaml` says it.
+pub const TERM_IS_OVER: &str = "a newer leader's term has begun";
+
 /// Keeps a `ClusterSlice` until its Site has confirmed the stop of its members, or its fence has expired.
 pub const SLICE_FINALIZER: &str = "atoll.dev/members-stopped";
 

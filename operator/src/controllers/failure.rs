@@ -20,7 +20,7 @@ impl Failure {
     #[must_use]
     pub fn of(error: kube::Error) -> Self {
         match &error {
-            kube::Error::Api(status) if status.is_conflict() => Self::Conflict,
+            kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => Self::Conflict,
             kube::Error::Api(status) if status.is_not_found() => Self::Gone,
             kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => Self::Refused(error),
             _ => Self::Unknown(error),

@@ -138,9 +138,9 @@ fn taken(message: v1::AgentMessage) -> bool {
         Some(FromAgent::SliceReport(report)) => {
             let now = Timestamp::UNIX_EPOCH;
             let found = report.key.as_ref().filter(|key| reports::cache_key(key) == "default/train-1");
-            let Ok(status) = reports::status(&report, "site-a", found.map(|_| &slice), now) else { return false };
+            let Ok(status) = reports::status(&report, "site-a", 1, found.map(|_| &slice), now) else { return false };
             assert_eq!(report.key, Some(own()), "only of its own slice");
-            assert!(reports::status(&report, "site-b", Some(&slice), now).is_err(), "another Site may not say it");
+            assert!(reports::status(&report, "site-b", 1, Some(&slice), now).is_err(), "another Site may not say it");
             assert!(status.observed_epoch <= 3 && status.members.len() <= MAX_REPORT_MEMBERS);
             let texts = status.members.iter().flat_map(|m| [&m.node, &m.address, &m.reason, &m.message]);
             for text in texts.chain([&status.reason, &status.message]).flatten() {

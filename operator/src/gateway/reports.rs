@@ -59,10 +59,11 @@ pub fn cache_key(key: &v1::SliceKey) -> String {
     format!("{}/{}", key.namespace, key.name)
 }
 
-/// The status that follows from a report of `site` about `slice`.
+/// The status that follows from a report of `site` in this session about `slice`.
 pub fn status(
     report: &v1::SliceReport,
     site: &str,
+    session: i64,
     slice: Option<&ClusterSlice>,
     now: Timestamp,
 ) -> Result<ClusterSliceStatus, ReportError> {
@@ -115,6 +116,7 @@ pub fn status(
         );
     }
     Ok(ClusterSliceStatus {
+        session,
         observed_epoch,
         // An agent can only have seen generations that exist; a larger one would hide later changes.
         observed_generation: Some(report.observed_generation.clamp(0, slice.metadata.generation.unwrap_or(0))),
@@ -124,6 +126,24 @@ pub fn status(
         members,
         conditions,
     })
+}
+
+/// What is to be written of `said` over what stands in `slice`: nothing when a newer session has said something, nor when
+/// the same stands there, in whatever session it was said.
+#[must_use]
+pub fn to_write(slice: &ClusterSlice, said: &ClusterSliceStatus) -> Option<ClusterSliceStatus> {
+    let Some(known) = &slice.status else { return Some(said.clone()) };
+    if known.session > said.session {
+        return None;
+    }
+    let is_stopped = |status: &ClusterSliceStatus| conditions::is_true(&status.conditions, conditions::slice::STOPPED);
+    let mut new = said.clone();
+    // They are added to, and what was confirmed once stays.
+    if is_stopped(known) || !is_stopped(said) {
+        new.conditions.clone_from(&known.conditions);
+    }
+    let same = *known == ClusterSliceStatus { session: known.session, ..new.clone() };
+    (!same).then_some(new)
 }
 
 /// Whether `new` must not wait for its turn: a decision of the hub hangs on it. Progress of single members does not.
@@ -238,7 +258,7 @@ mod tests {
     fn a_sane_report_becomes_the_status_in_order_of_rank() {
         use v1::member::Phase::{Ready, Starting};
         let report = report(vec![member(1, 3, Starting), member(0, 2, Ready)]);
-        let status = status(&report, "site-a", Some(&slice(false)), now()).unwrap();
+        let status = status(&report, "site-a", 4, Some(&slice(false)), now()).unwrap();
         assert_eq!(status.observed_epoch, 3);
         assert_eq!(status.reservation, Some(ReservationPhase::Reserved));
         assert_eq!(
@@ -272,16 +292,16 @@ mod tests {
             ),
         ];
         for (what, report, slice) in cases {
-            assert!(status(&report, "site-a", slice, now()).is_err(), "{what}");
+            assert!(status(&report, "site-a", 4, slice, now()).is_err(), "{what}");
         }
         assert_eq!(
-            status(&report(vec![]), "site-b", Some(&known), now()),
+            status(&report(vec![]), "site-b", 4, Some(&known), now()),
             Err(ReportError::Foreign("default/train-1".to_owned()))
         );
         let mut other = report(vec![]);
         other.key.as_mut().unwrap().cluster_uid = "uid-older".to_owned();
         assert_eq!(
-            status(&other, "site-a", Some(&known), now()),
+            status(&other, "site-a", 4, Some(&known), now()),
             Err(ReportError::OtherCluster("default/train-1".to_owned()))
         );
     }
@@ -290,7 +310,7 @@ mod tests {
     fn gone_confirms_the_stop_of_a_slice_that_is_being_deleted_and_of_no_other() {
         let gone = v1::SliceReport { gone: true, ..report(vec![member(0, 3, v1::member::Phase::Lost)]) };
         let stopped = |deleting| {
-            let status = status(&gone, "site-a", Some(&slice(deleting)), now()).unwrap();
+            let status = status(&gone, "site-a", 4, Some(&slice(deleting)), now()).unwrap();
             conditions::is_true(&status.conditions, conditions::slice::STOPPED)
         };
         assert!(stopped(true));
@@ -301,16 +321,42 @@ mod tests {
     fn a_confirmed_stop_said_again_changes_nothing() {
         let gone = v1::SliceReport { gone: true, ..report(vec![]) };
         let mut slice = slice(true);
-        let first = status(&gone, "site-a", Some(&slice), now()).unwrap();
+        let first = status(&gone, "site-a", 4, Some(&slice), now()).unwrap();
         slice.status = Some(first.clone());
         let later = Timestamp::from_second(1_800_000_100).unwrap();
-        assert_eq!(status(&gone, "site-a", Some(&slice), later).unwrap(), first);
+        assert_eq!(status(&gone, "site-a", 4, Some(&slice), later).unwrap(), first);
+    }
+
+    #[test]
+    fn what_an_older_session_said_is_not_written_over_a_newer_ones_word_and_nothing_is_written_twice() {
+        let said = |session, phase| {
+            let report = report(vec![member(0, 3, phase)]);
+            status(&report, "site-a", session, Some(&slice(false)), now()).unwrap()
+        };
+        let (ready, failed) = (v1::member::Phase::Ready, v1::member::Phase::Failed);
+        for (what, stands, says, written) in [
+            ("the first word", None, said(1, ready), true),
+            ("other news", Some(said(2, ready)), said(2, failed), true),
+            ("news of a newer session", Some(said(2, ready)), said(3, failed), true),
+            ("the same", Some(said(2, ready)), said(2, ready), false),
+            ("the same in a newer session", Some(said(2, ready)), said(3, ready), false),
+            ("an older session", Some(said(2, ready)), said(1, failed), false),
+        ] {
+            let slice = ClusterSlice { status: stands, ..slice(false) };
+            assert_eq!(to_write(&slice, &says), written.then_some(says.clone()), "{what}");
+        }
+        // A stop that was confirmed meanwhile stays.
+        let gone = v1::SliceReport { gone: true, ..report(vec![]) };
+        let confirmed = status(&gone, "site-a", 2, Some(&slice(true)), now()).unwrap();
+        let slice = ClusterSlice { status: Some(confirmed.clone()), ..slice(true) };
+        let written = to_write(&slice, &said(2, ready)).unwrap();
+        assert_eq!(written.conditions, confirmed.conditions);
     }
 
     #[test]
     fn what_would_do_something_to_a_terminal_is_no_word_and_no_part_of_a_text() {
         let said = v1::SliceReport { message: "a\u{1b}[31m\nb".to_owned(), ..report(vec![]) };
-        let status = |report: &v1::SliceReport| status(report, "site-a", Some(&slice(false)), now());
+        let status = |report: &v1::SliceReport| status(report, "site-a", 4, Some(&slice(false)), now());
         assert_eq!(status(&said).unwrap().message.as_deref(), Some("a [31m b"));
         assert!(status(&v1::SliceReport { reason: "a\nb".to_owned(), ..report(vec![]) }).is_err());
         let member = v1::Member { node: "n\u{7}".to_owned(), ..member(0, 3, v1::member::Phase::Ready) };
@@ -320,14 +366,14 @@ mod tests {
     #[test]
     fn long_text_is_cut_at_a_character() {
         let report = v1::SliceReport { message: "ü".repeat(400), ..report(vec![]) };
-        let status = status(&report, "site-a", Some(&slice(false)), now()).unwrap();
+        let status = status(&report, "site-a", 4, Some(&slice(false)), now()).unwrap();
         assert_eq!(status.message.unwrap().len(), MAX_TEXT_BYTES);
     }
 
     #[test]
     fn news_that_the_hub_decides_by_is_urgent_and_progress_is_not() {
         use v1::member::Phase::{Failed, Pending, Ready, Starting};
-        let of = |report: &v1::SliceReport| status(report, "site-a", Some(&slice(false)), now()).unwrap();
+        let of = |report: &v1::SliceReport| status(report, "site-a", 4, Some(&slice(false)), now()).unwrap();
         let two = |a, b| of(&report(vec![member(0, 3, a), member(1, 3, b)]));
         let unreserved = of(&v1::SliceReport { reservation: 1, ..report(vec![]) });
         for (what, old, new, urgent) in [

@@ -15,12 +15,15 @@ use super::cache::{Cache, Cached, key_of};
 use super::coalesce::{Coalescer, Outcome};
 use super::inventory::{NodeWrite, node_write};
 use super::metrics::{Metrics, Written};
+use super::reports;
 use super::sites::Sites;
 
 /// Writes in flight of each kind.
 const SLICES_IN_FLIGHT: usize = 64;
 const NODES_IN_FLIGHT: usize = 32;
 const SITES_IN_FLIGHT: usize = 16;
+/// How often a status is decided anew when somebody else's write came in between.
+const CONFLICTS: usize = 8;
 
 /// A status to be written.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ pub struct SliceNews {
     /// UID of the slice that was reported on; another one of the same name is left alone.
     pub uid: String,
     /// The status.
-    pub status: ClusterSliceStatus,
+    pub status: Arc<ClusterSliceStatus>,
     /// When the report arrived.
     pub received: Instant,
 }
@@ -85,16 +88,14 @@ impl<K> Clone for Target<K> {
 impl<K: Cached> Target<K> {
     /// Counts a write, takes in what it returned, and says what became of it.
     fn done(&self, kind: Written, key: &str, result: Result<Option<K>, kube::Error>) -> Outcome {
-        let (result, object) = match result {
-            Ok(object) => (Ok(()), object),
-            Err(error) => (Err(error), None),
-        };
         self.metrics.write(kind, &result);
-        if let Some(object) = object {
-            self.cache.written(object);
-        }
         match result {
-            Ok(()) => Outcome::Written,
+            Ok(object) => {
+                if let Some(object) = object {
+                    self.cache.written(object);
+                }
+                Outcome::Written
+            }
             // Gone, replaced by another of the same name, or not valid: writing it again would not help.
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 404 | 409 | 422) => {
                 tracing::warn!(kind = ?kind, key, error = %status, "the API server refused a write");
@@ -109,28 +110,44 @@ impl<K: Cached> Target<K> {
 }
 
 impl Target<ClusterSlice> {
+    /// Writes what a Site said, on the version of the slice that it is compared with.
     async fn slice(self, key: String, news: SliceNews) -> Outcome {
-        let Some(current) = self.cache.get(&key).filter(|slice| slice.uid().as_deref() == Some(&news.uid)) else {
-            return Outcome::Dropped;
-        };
-        if current.status.as_ref() == Some(&news.status) {
-            return Outcome::Dropped;
-        }
+        let Some(mut current) = self.cache.get(&key) else { return Outcome::Dropped };
         let api: Api<ClusterSlice> =
             Api::namespaced(self.client.clone(), current.metadata.namespace.as_deref().unwrap_or_default());
         let name = current.name_any();
-        let patch = json!({
-            "apiVersion": ClusterSlice::api_version(&()),
-            "kind": ClusterSlice::kind(&()),
-            "metadata": { "name": name, "uid": news.uid },
-            "status": news.status,
-        });
-        let result = api.patch_status(&name, &apply(), &Patch::Apply(&patch)).await;
-        let outcome = self.done(Written::Slice, &key, result.map(Some));
-        if outcome == Outcome::Written {
-            self.metrics.report_written(news.received.elapsed());
+        for _ in 0..CONFLICTS {
+            let status =
+                reports::to_write(&current, &news.status).filter(|_| current.uid().as_ref() == Some(&news.uid));
+            let Some(status) = status else { return Outcome::Dropped };
+            let patch = json!({
+                "apiVersion": ClusterSlice::api_version(&()),
+                "kind": ClusterSlice::kind(&()),
+                "metadata": { "name": name, "uid": news.uid, "resourceVersion": current.metadata.resource_version },
+                "status": status,
+            });
+            let result = api.patch_status(&name, &apply(), &Patch::Apply(&patch)).await;
+            if !matches!(&result, Err(kube::Error::Api(status)) if status.is_conflict()) {
+                let outcome = self.done(Written::Slice, &key, result.map(Some));
+                if outcome == Outcome::Written {
+                    self.metrics.report_written(news.received.elapsed());
+                }
+                return outcome;
+            }
+            self.metrics.write(Written::Slice, &result);
+            match api.get_opt(&name).await {
+                Ok(Some(found)) => {
+                    self.cache.written(found.clone());
+                    current = Arc::new(found);
+                }
+                Ok(None) => return Outcome::Dropped,
+                Err(error) => {
+                    tracing::warn!(key, %error, "cannot read a slice; trying again");
+                    return Outcome::Retry;
+                }
+            }
         }
-        outcome
+        Outcome::Retry
     }
 }
 

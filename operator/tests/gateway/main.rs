@@ -5,6 +5,7 @@
 mod client;
 mod fences;
 mod joining;
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

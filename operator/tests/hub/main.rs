@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fences;
+mod terms;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -366,14 +366,13 @@ impl World {
             ToAgent::Goodbye => self.end_session(s, id),
             ToAgent::Slice(object) => {
                 self.beat(s, id);
-                let ignored = self.holds(Rule::LowerEpochIgnored);
                 let entry = self.agents[s].entries.entry(object.key).or_default();
                 let wanted = wanted(&object.spec, object.generation);
                 let older = match &entry.slice.wish {
                     Wish::Wanted(known) => !known.yields_to(wanted.epoch, object.generation),
                     Wish::Unsaid | Wish::Dropped => wanted.epoch < entry.slice.epoch(),
                 };
-                if older && ignored {
+                if older {
                     return;
                 }
                 let Slice { pods, orphans, started, ended, .. } = &mut entry.slice;
@@ -438,6 +437,15 @@ impl World {
         let keys: Vec<Key> = agent.entries.keys().copied().collect();
         for key in keys {
             self.decide_slice(s, key, granted, now, may_start);
+        }
+        // What a lease allows changes between two looks.
+        let slices = self.agents[s].entries.values().map(|entry| &entry.slice);
+        let changes = slices.filter_map(|slice| lease::next_change(granted, now, times(slice)));
+        if let Some(wait) =
+            changes.min().map(|at| Time::try_from(at.saturating_sub(now).as_millis()).unwrap_or(Time::MAX))
+            && wait < LONGEST_SLEEP
+        {
+            self.after(Proc::Agent(s), wait + 1, move |world| world.decide_soon(s));
         }
     }
 
@@ -610,6 +618,12 @@ impl World {
             Proc::Agent(s) => self.tell_gateway(s, ToGateway::Close),
             _ => {}
         }
+    }
+
+    /// What an agent said last of a slice in its present session.
+    #[must_use]
+    pub fn said(&self, key: Key) -> Option<Report> {
+        self.agents[key.1].entries.get(&key)?.told.clone()
     }
 
     /// Whether an agent has nothing under way.

@@ -19,6 +19,14 @@ impl World {
             Scene::Lost => self.at(90_000, World::lose_a_site),
             Scene::Drained => self.at(60_000, World::drain_a_site),
             Scene::Many => self.at(90_000, World::lose_many),
+            Scene::Replayed => self.at(60_000, World::flap),
+            Scene::Returning => self.at(60_000, World::return_when_fenced),
+            Scene::Starting => self.at(60_000, World::hear_too_late),
+            Scene::Unlisted => self.at(60_000, World::return_with_unlisted),
+            Scene::Failing => self.at(60_000, World::fail_often),
+            Scene::Deposed => self.at(60_000, World::hold_up_leaders),
+            Scene::Slow => self.at(60_000, World::slow_down),
+            Scene::Paused => self.at(60_000, World::pause_nodes),
         }
     }
 
@@ -240,6 +248,17 @@ impl World {
         Some(crate::operator::number(&member.site))
     }
 
+    /// The same once all is well, whatever went wrong until then; else that is looked at again.
+    fn settled_site(&mut self, again: fn(&mut World)) -> Option<usize> {
+        if judge::whole(self).is_some() {
+            if self.now < self.setup.faults_until {
+                self.at(self.now + 5_000, again);
+            }
+            return None;
+        }
+        self.busy_site()
+    }
+
     fn lose_a_site(&mut self) {
         let Some(site) = self.busy_site() else { return };
         let links = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
@@ -283,6 +302,177 @@ impl World {
         });
         self.judge.frozen = true;
         self.at(self.now + 249_000, |world| world.judge.frozen = false);
+    }
+
+    /// A Site's sessions are ended by its gateways one after the other, and then the Site is not heard for long.
+    fn flap(&mut self) {
+        let Some(site) = self.settled_site(World::flap) else { return };
+        self.judge.count("sessions in quick succession");
+        let mut at = self.now;
+        for _ in 0..8 {
+            at += self.rng.between(3_000, 20_000);
+            self.at(at, move |w| w.dismiss(site));
+        }
+        at += self.rng.between(1_000, 15_000);
+        let links = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
+        self.at(at, move |w| w.cut_for(&links, &[Way::Up], 60_000));
+    }
+
+    /// A Site is cut off, and what is placed anew may be on its way there; see [`World::about_to_fence`].
+    fn return_when_fenced(&mut self) {
+        let Some(site) = self.settled_site(World::return_when_fenced) else { return };
+        let away = (site + 1) % self.setup.sites.len();
+        let links = [Link::AgentGateway(away, 0), Link::AgentGateway(away, 1)];
+        self.fault("a Site returns when it is fenced", |w| {
+            w.returning = Some(away);
+            w.cut_for(&links, &[Way::Up, Way::Down], 200_000);
+            let wait = w.rng.between(50, 500);
+            w.at(w.now + wait, |w| w.fail_members(0));
+        });
+    }
+
+    /// In the scene of a Site that returns: an operator has decided to fence it. How long it stands still before it writes
+    /// that, and from then on.
+    pub fn about_to_fence(&mut self, site: usize) -> Option<(Time, Time)> {
+        self.returning.take_if(|returning| *returning == site)?;
+        let wait = self.rng.between(0, 500);
+        self.at(self.now + wait, move |w| {
+            for link in [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)] {
+                w.cut(link, Way::Up, false);
+                w.cut(link, Way::Down, false);
+            }
+            // A new process does not wait until it tries again.
+            w.crash(Proc::Agent(site), 50);
+            w.deaf = Some(site);
+        });
+        Some(if self.rng.percent(50) { (self.rng.between(500, 6_000), 0) } else { (0, self.rng.between(500, 6_000)) })
+    }
+
+    /// A session has begun. In the scene of a Site that returns: its gateway hears no more news.
+    pub fn welcomed(&mut self, g: usize, site: usize) {
+        if self.deaf.take_if(|deaf| *deaf == site).is_some() && self.rng.percent(50) {
+            self.cut_for(&[Link::GatewayApi(g)], &[Way::Down], 40_000);
+        }
+        if let Some((_, node)) = self.unlisted.take_if(|(unlisted, _)| *unlisted == site) {
+            self.place_at_unlisted(site, node);
+        }
+    }
+
+    /// A Site's nodes are cut off from its API when members are placed there, and its agent dies; they hear of these members
+    /// when others have taken their place.
+    fn hear_too_late(&mut self) {
+        let Some(site) = self.settled_site(World::hear_too_late) else { return };
+        let away = (site + 1) % self.setup.sites.len();
+        let fence = self.setup.clusters.iter().map(|cluster| cluster.times.2 * 1_000).max().unwrap_or(0);
+        self.fault("a node hears of a member too late", |w| {
+            let dies = w.rng.between(1_000, 4_000);
+            let span = dies + fence + w.rng.between(1_000, 15_000);
+            let links: Vec<Link> = (0..NODES).map(|n| Link::NodeApi(away, n)).collect();
+            w.cut_for(&links, &[Way::Up, Way::Down], span);
+            w.fail_members(0);
+            w.at(w.now + dies, move |w| w.crash(Proc::Agent(away), 100_000));
+        });
+    }
+
+    /// A Site comes back whose members run on without a lease, and without their pods.
+    fn return_with_unlisted(&mut self) {
+        let Some(site) = self.settled_site(World::return_with_unlisted) else { return };
+        let Some(member) = self.hub.clusters.first().and_then(|cluster| cluster.state.members.first()) else { return };
+        let node = crate::operator::number(&member.node);
+        let links = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
+        let fence = self.setup.clusters.iter().map(|cluster| cluster.times.2 * 1_000).max().unwrap_or(0);
+        self.fault("a Site returns with members that are not listed", |w| {
+            let span = fence + w.rng.between(8_000, 15_000);
+            w.cut_for(&links, &[Way::Up, Way::Down], span);
+            // A new process has no list of the hub's, so it names nobody to be killed.
+            w.at(w.now + 3_000, move |w| w.crash(Proc::Agent(site), 100));
+            w.at(w.now + span - 2_000, move |w| {
+                w.cut_for(&[Link::NodeApi(site, node)], &[Way::Up, Way::Down], 20_000);
+                w.delete_node(site, node);
+            });
+            w.at(w.now + span, move |w| {
+                w.unlisted = Some((site, node));
+                // Another one does not wait until it connects.
+                w.crash(Proc::Agent(site), 50);
+            });
+        });
+    }
+
+    /// Members are to be placed there now, and then the node hears of them.
+    fn place_at_unlisted(&mut self, site: usize, node: usize) {
+        let (fails, heals) = (self.rng.between(10, 300), self.rng.between(400, 2_500));
+        self.at(self.now + fails, |w| w.fail_members(1));
+        self.at(self.now + heals, move |w| {
+            w.cut(Link::NodeApi(site, node), Way::Up, false);
+            w.cut(Link::NodeApi(site, node), Way::Down, false);
+        });
+    }
+
+    /// Members fail again and again, and what operators ask for is often done late.
+    fn fail_often(&mut self) {
+        if self.settled_site(World::fail_often).is_none() {
+            return;
+        }
+        self.judge.count("members fail again and again");
+        self.hurried = true;
+        let mut at = self.now;
+        for _ in 0..30 {
+            at += self.rng.between(500, 6_000);
+            let cluster = self.rng.index(self.setup.clusters.len());
+            self.at(at, move |w| w.fail_members(cluster));
+        }
+        self.at(at, |w| w.hurried = false);
+    }
+
+    /// Leaders stand still before they write; members fail and Sites drain meanwhile.
+    fn hold_up_leaders(&mut self) {
+        if self.settled_site(World::hold_up_leaders).is_none() {
+            return;
+        }
+        self.judge.count("leaders are held up");
+        self.held_up = true;
+        let mut at = self.now;
+        for _ in 0..20 {
+            at += self.rng.between(1_000, 10_000);
+            let (site, cluster) = (self.rng.index(self.setup.sites.len()), self.rng.index(self.setup.clusters.len()));
+            self.at(at, move |w| {
+                if w.rng.percent(50) {
+                    return w.fail_members(cluster);
+                }
+                let span = w.rng.between(5_000, 30_000);
+                w.trace(|| format!("FAULT site {site} drains for {span} ms"));
+                w.supplier_wants(site, Wants::Draining);
+                w.at(w.now + span, move |w| w.supplier_wants(site, Wants::Accepting));
+            });
+        }
+        self.at(at, |w| w.held_up = false);
+    }
+
+    /// A Site's agent dies, and its nodes are paused until their members' fence is over.
+    fn pause_nodes(&mut self) {
+        let Some(site) = self.settled_site(World::pause_nodes) else { return };
+        let fence = self.setup.clusters.iter().map(|cluster| cluster.times.2 * 1_000).max().unwrap_or(0);
+        self.fault("nodes are paused beyond a fence", |w| {
+            w.crash(Proc::Agent(site), 100_000);
+            let span = fence + w.rng.between(500, 10_000);
+            for n in 0..NODES {
+                w.doze(Proc::Kubelet(site, n), span, true);
+            }
+        });
+    }
+
+    /// A Site hears its gateways later and later, and then they do not hear it.
+    fn slow_down(&mut self) {
+        let Some(site) = self.settled_site(World::slow_down) else { return };
+        let slow = self.rng.between(2_500, 6_500);
+        self.fault("a Site hears late, and is not heard then", |w| {
+            w.trace(|| format!("FAULT what gateways say to site {site} takes {slow} ms"));
+            w.slow = Some((site, slow));
+            let (cut, heals) = (w.rng.between(5_000, 15_000), 60_000);
+            let links = [Link::AgentGateway(site, 0), Link::AgentGateway(site, 1)];
+            w.at(w.now + cut, move |w| w.cut_for(&links, &[Way::Up], 60_000));
+            w.at(w.now + cut + heals, |w| w.slow = None);
+        });
     }
 
     /// Nothing is wrong any more.

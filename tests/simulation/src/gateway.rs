@@ -1,5 +1,7 @@
 //! A gateway: claims sessions, grants leases, delivers slices, writes reports and losses.
 
+mod reports;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,9 +9,11 @@ use std::time::Duration;
 use atoll_core::member::Report;
 use atoll_core::session::{Answer, Pulse, Rhythm, SeenLease, Tenure};
 
-use crate::hub::{Cache, Change, Key, SiteObject, SliceObject, SliceStatus, Spec, Wants};
+pub use reports::status;
+
+use crate::hub::{Cache, Change, Key, SiteObject, SliceObject, Spec, Wants};
 use crate::rule::Rule;
-use crate::setup::Setup;
+use crate::setup::{Scene, Setup};
 use crate::world::{ApiError, Link, Proc, Time, Way, World};
 
 /// What an agent says at the begin of a session.
@@ -76,6 +80,8 @@ struct Session {
     pulse: Pulse,
     hello: Hello,
     sent: BTreeMap<Key, (u64, i64, bool)>,
+    /// What the agent said last of each slice, and the slice's uid.
+    said: BTreeMap<Key, (u64, Report)>,
     /// Epochs of Clusters that are fenced here; what was fenced once in a session stays so.
     fenced: BTreeMap<usize, u64>,
     /// The grants before the last, for who notes only these.
@@ -220,6 +226,16 @@ impl World {
         }
     }
 
+    /// Whichever gateway has a session of this Site ends it.
+    pub fn dismiss(&mut self, site: usize) {
+        for g in 0..2 {
+            if let Some(session) = self.gateways[g].sessions[site].take_if(|session| session.stage == Stage::Live) {
+                self.trace(|| format!("gateway {g} ends session {} of site {site}", session.number));
+                self.tell_agent(g, site, session.stream, ToAgent::Goodbye);
+            }
+        }
+    }
+
     fn tell_agent(&mut self, g: usize, site: usize, stream: u64, message: ToAgent) {
         self.tell(Link::AgentGateway(site, g), Way::Down, Proc::Agent(site), true, move |world| {
             world.agent_hears(site, stream, message);
@@ -246,6 +262,7 @@ impl World {
             pulse,
             hello,
             sent: BTreeMap::new(),
+            said: BTreeMap::new(),
             fenced: BTreeMap::new(),
             earlier: [Duration::ZERO; 2],
         };
@@ -384,6 +401,7 @@ impl World {
             }
         }
         self.tell_agent(g, site, stream, ToAgent::Synced(listed));
+        self.welcomed(g, site);
         if let Some(session) = self.of_stream(g, site, stream) {
             session.stage = Stage::Live;
         }
@@ -551,7 +569,10 @@ impl World {
                     self.learn_fences(g, site, &object);
                 }
             }
-            Change::Slice(object) => self.deliver(g, object.key),
+            Change::Slice(object) => {
+                self.deliver(g, object.key);
+                self.say_again(g, object.key);
+            }
             Change::SliceGone(key, _) => self.deliver(g, key),
             Change::Cluster(..) | Change::Lease(..) => {}
         }
@@ -606,7 +627,9 @@ impl World {
                     let number = session.number;
                     self.judge.granted(site, number, self.now);
                     let grant = ToAgent::Grant { sequence, next: rhythm.heartbeat };
-                    if self.rng.percent(10) {
+                    let replayed = self.setup.scene == Scene::Replayed;
+                    let again = if replayed { 3 } else { u64::from(self.rng.percent(10)) };
+                    for _ in 0..again {
                         // It comes once more, when its session may be over.
                         let (again, wait) = (grant.clone(), self.rng.between(5_000, 90_000));
                         self.at(self.now + wait, move |world| {
@@ -631,6 +654,9 @@ impl World {
                     return;
                 }
                 let uid = slice.uid;
+                if let Some(session) = self.of_stream(g, site, stream) {
+                    session.said.insert(key, (uid, report.clone()));
+                }
                 self.gateways[g].writing.entry(key).or_default().pending = Some((number, uid, report));
                 self.write_report(g, key);
             }
@@ -658,64 +684,12 @@ impl World {
             })
         };
         self.ask_hub(Proc::Gateway(g), patch, move |world, result| match result {
-            Ok(object) => world.gateways[g].cache.take(Change::Site(site, object)),
+            Ok(object) => {
+                world.gateways[g].cache.take(Change::Site(site, object));
+                // The agent may have said something else meanwhile.
+                world.write_inventory(g, site, stream);
+            }
             Err(_) => world.after(Proc::Gateway(g), 200, move |world| world.write_inventory(g, site, stream)),
         });
-    }
-
-    /// Writes what was reported of a slice, one write at a time, never over what a newer session said.
-    fn write_report(&mut self, g: usize, key: Key) {
-        let Some(slice) = self.gateways[g].cache.slices.get(&key).cloned() else { return };
-        let writing = self.gateways[g].writing.entry(key).or_default();
-        if writing.busy {
-            return;
-        }
-        let Some((session, uid, report)) = writing.pending.take() else { return };
-        let known = slice.status.as_ref();
-        if slice.uid != uid
-            || (self.off != Some(Rule::NewestReport) && known.is_some_and(|known| known.session > session))
-        {
-            return;
-        }
-        let status = status(&report, session, &slice);
-        if known == Some(&status) {
-            return;
-        }
-        writing.busy = true;
-        let on = self.holds(Rule::NewestReport).then_some(slice.version);
-        let put = move |world: &mut World| world.put_slice_status(key, uid, on, status);
-        self.ask_hub(Proc::Gateway(g), put, move |world, result| {
-            let writing = world.gateways[g].writing.entry(key).or_default();
-            writing.busy = false;
-            let failed = matches!(result, Err(error) if error != ApiError::NotFound);
-            if failed && writing.pending.is_none() {
-                writing.pending = Some((session, uid, report));
-            }
-            if let Ok(object) = result {
-                world.gateways[g].cache.take(Change::Slice(object));
-            }
-            let wait = if failed { 200 } else { 0 };
-            world.after(Proc::Gateway(g), wait, move |world| world.write_report(g, key));
-        });
-    }
-}
-
-fn status(report: &Report, session: u64, slice: &SliceObject) -> SliceStatus {
-    let before = slice.status.as_ref().is_some_and(|status| status.stopped);
-    SliceStatus {
-        epoch: report.epoch,
-        generation: report.generation.clamp(0, slice.generation),
-        reservation: report.reservation,
-        members: report
-            .members
-            .iter()
-            .filter(|member| member.member.incarnation <= slice.spec.epoch)
-            .map(|member| {
-                let state = crate::operator::state_of(member);
-                ((member.member.rank, member.member.incarnation), (state, member.node.clone()))
-            })
-            .collect(),
-        stopped: before || (report.gone && slice.deleting),
-        session,
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use atoll_core::cluster::{Cluster, MemberState, Millis, Phase, Reservation, SliceMember};
 
 use crate::judge;
+use crate::rule::Rule;
 use crate::setup::Setup;
 use crate::world::{ApiError, Link, Proc, Way, World};
 
@@ -53,6 +54,14 @@ pub struct SliceStatus {
     pub stopped: bool,
     /// Number of the session that said it.
     pub session: u64,
+}
+
+impl SliceStatus {
+    /// Whether it says the same, in whatever session.
+    #[must_use]
+    pub fn says(&self, other: &Self) -> bool {
+        *self == Self { session: self.session, ..other.clone() }
+    }
 }
 
 /// A slice.
@@ -137,6 +146,8 @@ pub struct Hub {
     pub leases: Vec<Rc<LeaseObject>>,
     /// The operators' Lease.
     pub leader: LeaseObject,
+    /// The newest term of it that the server's admission has seen: what operators write of lower ones is refused.
+    pub admitted: u64,
 }
 
 /// What a process of the hub has seen of it.
@@ -225,6 +236,7 @@ impl Hub {
             sites: (0..setup.sites.len()).map(site).collect(),
             leases: (0..2).map(|_| Rc::default()).collect(),
             leader: LeaseObject::default(),
+            admitted: 0,
         }
     }
 
@@ -282,6 +294,11 @@ impl World {
     fn next_version(&mut self) -> u64 {
         self.hub.version += 1;
         self.hub.version
+    }
+
+    /// Whether an operator's write of this term is taken.
+    pub fn admit(&self, term: u64) -> Result<(), ApiError> {
+        if term < self.hub.admitted && self.holds(Rule::TermChecked) { Err(ApiError::Refused) } else { Ok(()) }
     }
 
     /// Replaces a Cluster's status on the version that it was decided on; None: whatever is there.
@@ -353,9 +370,12 @@ impl World {
     }
 
     /// Takes the finalizer of a slice away.
-    pub fn release_slice(&mut self, key: Key, uid: u64) -> Result<u64, ApiError> {
+    pub fn release_slice(&mut self, key: Key, uid: u64, on: Option<u64>) -> Result<u64, ApiError> {
         let known = self.hub.slices.get(&key).filter(|known| known.uid == uid && known.deleting);
-        known.ok_or(ApiError::NotFound)?;
+        let known = known.ok_or(ApiError::NotFound)?;
+        if on.is_some_and(|on| on != known.version) {
+            return Err(ApiError::Conflict);
+        }
         self.hub.slices.remove(&key);
         let version = self.next_version();
         self.publish(&Change::SliceGone(key, version));
@@ -417,16 +437,21 @@ impl World {
         Ok(object)
     }
 
-    /// Takes or renews the operators' Lease on the version that was seen.
-    pub fn take_leader(&mut self, operator: usize, on: u64) -> Result<LeaseObject, ApiError> {
+    /// Takes or renews the operators' Lease on the version that was seen. Each taking is a new term, which the server's
+    /// admission sees a moment later.
+    pub fn take_leader(&mut self, operator: usize, on: u64, renews: bool) -> Result<LeaseObject, ApiError> {
         if on != self.hub.leader.version {
             return Err(ApiError::Conflict);
         }
         let version = self.next_version();
+        let lag = if self.rng.percent(10) { self.rng.between(100, 4_000) } else { self.rng.between(1, 50) };
         let leader = &mut self.hub.leader;
-        if leader.holder != Some(operator) {
+        if !renews {
             leader.term += 1;
+            let term = leader.term;
+            self.at(self.now + lag, move |world| world.hub.admitted = term.max(world.hub.admitted));
         }
+        let leader = &mut self.hub.leader;
         leader.holder = Some(operator);
         leader.version = version;
         Ok(leader.clone())

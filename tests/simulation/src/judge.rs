@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use atoll_core::cluster::{Kind, Policy};
 use atoll_core::member::Member;
 
+use crate::gateway;
 use crate::hub::{ClusterObject, Key, SiteObject, SliceObject, SliceStatus, Wants};
 use crate::operator::{LATEST, number};
 use crate::setup::{GPUS, NODES, Scene, Setup};
@@ -325,6 +326,16 @@ pub fn whole(world: &World) -> Option<String> {
         }
         if !world.agent_rests(s) {
             return Some(format!("the agent of site {s} does not come to rest"));
+        }
+        for slice in world.hub.slices.values().filter(|slice| slice.key.1 == s) {
+            let said = world.said(slice.key).map(|report| gateway::status(&report, 0, slice));
+            let stands = slice.status.as_ref().zip(said.as_ref()).is_some_and(|(stands, said)| stands.says(said));
+            if !stands {
+                return Some(format!(
+                    "slice {:?}: its Site says {said:?}, and the hub has {:?}",
+                    slice.key, slice.status
+                ));
+            }
         }
     }
     None

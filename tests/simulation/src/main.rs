@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use atoll_simulation::rule::Rule;
+use atoll_simulation::setup::Scene;
 use atoll_simulation::{run, trials};
 use clap::Parser;
 
@@ -23,6 +24,9 @@ struct Args {
     /// The first of them.
     #[arg(long, default_value_t = 0)]
     first: u64,
+    /// Play this scene only.
+    #[arg(long)]
+    scene: Option<Scene>,
     /// Without this rule: some trial is to fail.
     #[arg(long)]
     without: Option<Rule>,
@@ -44,7 +48,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let begin = Instant::now();
-    let tally = trials::play(args.first, args.seeds, args.without, args.failures);
+    let first = args.scene.and_then(Scene::first_seed).unwrap_or(0).saturating_add(args.first);
+    let tally = trials::play(first, args.seeds, args.without, args.failures);
     for (what, count) in &tally.counts {
         println!("{count:>9}  {what}");
     }

@@ -11,7 +11,6 @@ use atoll_core::watchdog::{Admission, Answer, Clocks, Lease, Pod, Saved, Watchdo
 use crate::hub::Key;
 use crate::judge;
 use crate::rule::Rule;
-use crate::setup::Scene;
 use crate::site::PodObject;
 use crate::world::{Link, Proc, Time, Way, World};
 
@@ -55,7 +54,13 @@ impl World {
     /// A kubelet starts: it lists its pods, containers have run on.
     pub fn start_kubelet(&mut self, s: usize, n: usize) {
         self.set_up(Proc::Kubelet(s, n), true);
-        self.sites[s].nodes[n].known.clear();
+        let node = &mut self.sites[s].nodes[n];
+        node.known.clear();
+        // What the one before was about to start or to end is begun again.
+        node.containers.retain(|_, container| container.runs);
+        for container in node.containers.values_mut() {
+            (container.stopping, container.killed) = (false, false);
+        }
         self.list_kubelet(s, n);
     }
 
@@ -173,7 +178,7 @@ impl World {
         let wait = match (runs, kill) {
             (false, _) => 10,
             (true, true) => self.rng.between(50, 1_000),
-            (true, false) if self.setup.scene == Scene::Storm && self.rng.percent(30) => grace,
+            (true, false) if self.setup.scene.is_rough() && self.rng.percent(30) => grace,
             (true, false) => self.rng.between(50, grace.min(2_000)),
         };
         self.after(Proc::Kubelet(s, n), wait, move |world| world.container_ends(s, n, uid, "is stopped"));

@@ -1,12 +1,14 @@
 //! An operator: leads or waits, decides with `core::cluster`, commits, fences, writes slices.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use atoll_core::cluster::{
-    self as core, Cause, Deletion, Kind, Member, MemberState, Millis, Reservation, SiteState, SiteView, Slice,
-    SliceAction, Step, Want,
+    self as core, Cause, Deletion, Member, MemberState, Millis, Reservation, SiteState, SiteView, Slice, SliceAction,
+    Step,
 };
 use atoll_core::freeze::{Freeze, Loss};
 use atoll_core::member::{MemberPhase, MemberReport, Reason};
@@ -14,7 +16,6 @@ use atoll_core::session::SeenLease;
 
 use crate::hub::{Cache, Change, ClusterObject, Key, LeaseObject, SliceObject, Spec, Wants};
 use crate::rule::Rule;
-use crate::setup::{GPUS, NODES, Scene};
 use crate::world::{ApiError, Proc, Time, World};
 
 /// The operators' Lease.
@@ -22,11 +23,12 @@ const LEADER_LEASE: Duration = Duration::from_secs(15);
 const NEVER: Millis = 1 << 50;
 /// A write that a process was held up with comes so late at most.
 pub const LATEST: Time = 40_000;
-/// The first write of a slice, before another may lead.
-const NEW_LATEST: Time = 4_000;
 
-/// Who holds what on each node: (Cluster, rank, incarnation) by (Site, node).
-type Holders = HashMap<(usize, usize), BTreeSet<(usize, u32, u64)>>;
+/// A request whose answer was lost is not taken any more after this.
+const DOUBT: Duration = Duration::from_mins(1);
+
+/// A write that can be repeated as it is.
+type Write<R> = Rc<dyn Fn(&mut World) -> Result<R, ApiError>>;
 
 /// An operator's memory.
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub struct Operator {
     /// Commits under way.
     assumed: BTreeMap<usize, Vec<Member>>,
     blocked: BTreeMap<(usize, usize), Time>,
+    /// Clusters of which a write was repeated, and until when the first attempt may come.
+    doubts: BTreeMap<usize, Duration>,
     states: Vec<bool>,
     passing: bool,
 }
@@ -155,7 +159,7 @@ impl World {
             let version = self.operators[o].leader.as_ref().map_or(0, |(lease, _)| lease.version);
             self.ask_hub(
                 proc,
-                move |world| world.take_leader(o, version),
+                move |world| world.take_leader(o, version, true),
                 move |world, result| match result {
                     Ok(lease) if lease.term == term => {
                         world.operators[o].leader = Some((lease, now));
@@ -192,19 +196,31 @@ impl World {
                     let sent = now;
                     world.ask_hub(
                         proc,
-                        move |world| world.take_leader(o, version),
+                        move |world| world.take_leader(o, version, false),
                         move |world, result| {
                             let Ok(lease) = result else { return };
                             let until = sent + LEADER_LEASE * 2 / 3;
                             let term = lease.term;
                             world.operators[o].leader = Some((lease, sent));
-                            // What former leaders wrote is read before anything is decided.
-                            world.begin_leading(o, term, until);
+                            world.wait_alone(o, term, until);
                         },
                     );
                 }
             },
         );
+    }
+
+    /// What former leaders wrote is read before anything is decided, and nothing of theirs is taken any more then.
+    fn wait_alone(&mut self, o: usize, term: u64, until: Duration) {
+        let proc = Proc::Operator(o);
+        let late = move |world: &mut World| world.admit(term - 1);
+        self.ask_hub(proc, late, move |world, result| {
+            if result == Err(ApiError::Refused) || !world.holds(Rule::TermChecked) {
+                world.begin_leading(o, term, until);
+            } else if world.boot(proc) < until {
+                world.after(proc, 20, move |world| world.wait_alone(o, term, until));
+            }
+        });
     }
 
     fn begin_leading(&mut self, o: usize, term: u64, until: Duration) {
@@ -227,7 +243,10 @@ impl World {
                 world.operators[o].leads = Some((term, until));
                 world.pass_soon(o);
             }
-            Err(_) => world.after(Proc::Operator(o), 500, move |world| world.begin_leading(o, term, until)),
+            Err(_) if world.boot(Proc::Operator(o)) < until => {
+                world.after(Proc::Operator(o), 500, move |world| world.begin_leading(o, term, until));
+            }
+            Err(_) => {}
         });
     }
 
@@ -403,29 +422,69 @@ impl World {
         }
     }
 
+    fn term(&self, o: usize) -> u64 {
+        self.operators[o].leads.map_or(0, |(term, _)| term)
+    }
+
+    /// Writes something of a Cluster, at times late; nothing else is decided for it meanwhile.
     fn dispatch<R: 'static>(
         &mut self,
         o: usize,
         c: usize,
-        write: impl FnOnce(&mut World) -> Result<R, ApiError> + 'static,
+        write: impl Fn(&mut World) -> Result<R, ApiError> + 'static,
         then: impl FnOnce(&mut World, R) + 'static,
     ) {
-        self.dispatch_late(o, c, LATEST, write, then);
+        self.dispatch_after(o, c, None, write, then);
     }
 
-    /// Writes something of a Cluster, at times as late as `latest`; nothing else is decided for it meanwhile.
-    fn dispatch_late<R: 'static>(
+    /// As [`World::dispatch`]; `late`: it is late for sure, by so much.
+    fn dispatch_after<R: 'static>(
         &mut self,
         o: usize,
         c: usize,
-        latest: Time,
-        write: impl FnOnce(&mut World) -> Result<R, ApiError> + 'static,
+        late: Option<Time>,
+        write: impl Fn(&mut World) -> Result<R, ApiError> + 'static,
         then: impl FnOnce(&mut World, R) + 'static,
     ) {
         let proc = Proc::Operator(o);
         self.operators[o].busy.insert(c);
-        let send = move |world: &mut World| {
-            world.ask_hub(proc, write, move |world, result| {
+        // A machine may stand still between the decision and the write, and write when another leads.
+        let often = if self.held_up { 30 } else { 3 };
+        if self.setup.scene.is_rough() && self.awake(proc) && (late.is_some() || self.rng.percent(often)) {
+            let wait = late.unwrap_or_else(|| self.rng.between(1_000, LATEST));
+            self.judge.count("late write of an operator");
+            self.trace(|| format!("operator {o} stands still for {wait} ms before it writes"));
+            let life = self.life(proc).number;
+            self.sleep(proc, wait, false);
+            self.at(self.now + wait, move |world| {
+                if world.life(proc).number == life {
+                    world.write_until_known(o, c, Rc::new(write), then);
+                }
+            });
+        } else {
+            self.write_until_known(o, c, Rc::new(write), then);
+        }
+    }
+
+    /// What became of a write may not be known: then it is repeated as it is.
+    fn write_until_known<R: 'static>(
+        &mut self,
+        o: usize,
+        c: usize,
+        write: Write<R>,
+        then: impl FnOnce(&mut World, R) + 'static,
+    ) {
+        let (proc, once) = (Proc::Operator(o), Rc::clone(&write));
+        self.ask_hub(
+            proc,
+            move |world| once(world),
+            move |world, result| {
+                let unknown = matches!(result, Err(ApiError::Timeout | ApiError::Unavailable));
+                if unknown && world.may_write(o) {
+                    let until = world.boot(proc) + DOUBT;
+                    world.operators[o].doubts.insert(c, until);
+                    return world.after(proc, 200, move |world| world.write_until_known(o, c, write, then));
+                }
                 let wait = if result.is_ok() { 0 } else { 200 };
                 if let Ok(result) = result {
                     then(world, result);
@@ -435,23 +494,8 @@ impl World {
                     world.operators[o].assumed.remove(&c);
                     world.pass_soon(o);
                 });
-            });
-        };
-        // A machine may stand still between the decision and the write, and write when another leads.
-        if self.setup.scene == Scene::Storm && self.awake(proc) && self.rng.percent(3) {
-            let wait = self.rng.between(1_000, latest);
-            self.judge.count("late write of an operator");
-            self.trace(|| format!("operator {o} stands still for {wait} ms before it writes"));
-            let life = self.life(proc).number;
-            self.sleep(proc, wait, false);
-            self.at(self.now + wait, move |world| {
-                if world.life(proc).number == life {
-                    send(world);
-                }
-            });
-        } else {
-            send(self);
-        }
+            },
+        );
     }
 
     fn fence(&mut self, o: usize, c: usize, site: usize, epoch: u64) {
@@ -464,9 +508,16 @@ impl World {
                 object.fenced.push((c, epoch));
             })
         };
-        let then = move |world: &mut World, object| world.operators[o].cache.take(Change::Site(site, object));
+        let (before, after) = self.about_to_fence(site).unzip();
+        let then = move |world: &mut World, object| {
+            world.operators[o].cache.take(Change::Site(site, object));
+            if let Some(after) = after.filter(|after| *after > 0) {
+                world.trace(|| format!("operator {o} stands still for {after} ms after it wrote the fence"));
+                world.sleep(Proc::Operator(o), after, false);
+            }
+        };
         if !object.connected {
-            return self.dispatch(o, c, write, then);
+            return self.dispatch_after(o, c, before.filter(|before| *before > 0), write, then);
         }
         // A watch that stands still shows no renewals either: the Lease is read before it is believed to be over.
         let gateway = object.gateway;
@@ -510,18 +561,26 @@ impl World {
         }
         state.members.clone_from(&members);
         self.operators[o].assumed.insert(c, members);
-        let term = self.operators[o].leads.map_or(0, |(term, _)| term);
+        let term = self.term(o);
         let on = self.holds(Rule::CommitChecked).then_some(object.version);
         let object = ClusterObject { version: 0, state, term };
         self.dispatch(
             o,
             c,
-            move |world| world.put_cluster(c, on, object),
+            move |world| world.admit(term).and_then(|()| world.put_cluster(c, on, object.clone())),
             move |world, object| world.operators[o].cache.take(Change::Cluster(c, object)),
         );
     }
 
-    fn follow(&mut self, o: usize, c: usize, actions: Vec<SliceAction>, known: &[Rc<SliceObject>]) {
+    fn follow(&mut self, o: usize, c: usize, mut actions: Vec<SliceAction>, known: &[Rc<SliceObject>]) {
+        let now = self.boot(Proc::Operator(o));
+        let doubt = self.operators[o].doubts.get(&c).copied().filter(|until| *until > now);
+        if let Some(until) = doubt.filter(|_| self.holds(Rule::CreatedOnce)) {
+            // As long as there is one of that name, the same creation is refused however late it comes.
+            actions.retain(|action| !matches!(action, SliceAction::Release { .. }));
+            let wait = Time::try_from(until.saturating_sub(now).as_millis()).unwrap_or(Time::MAX) + 1;
+            self.after(Proc::Operator(o), wait, move |world| world.pass_soon(o));
+        }
         let setup = &self.setup.clusters[c];
         let (times, autonomous) = (setup.times, setup.autonomous());
         let known: BTreeMap<String, (Key, u64, u64)> = known
@@ -530,146 +589,28 @@ impl World {
             .collect();
         // One after the other; the rest is decided anew: the same, unless something changed.
         let Some(action) = actions.into_iter().next() else { return };
-        let checked = self.holds(Rule::SlicesChecked);
-        let version = |name: &str| known.get(name).map_or(0, |(.., version)| *version);
-        let new = matches!(&action, SliceAction::Apply { site, .. } if version(&format!("c{c}-{}", number(site))) == 0);
-        // Nothing tells a slice that is made late from one that is made in time.
-        let latest = if new && checked { NEW_LATEST } else { LATEST };
+        let (checked, term) = (self.holds(Rule::SlicesChecked), self.term(o));
         let write = move |world: &mut World| -> Result<Change, ApiError> {
             let on = |name: &str| checked.then(|| known.get(name).map_or(0, |(.., version)| *version));
-            match action {
+            match action.clone() {
                 SliceAction::Apply { site, epoch, phase, members, .. } => {
                     let spec = Spec { epoch, phase, members, times, autonomous };
                     let site = number(&site);
+                    world.admit(term)?;
                     world.apply_slice((c, site), on(&format!("c{c}-{site}")), spec).map(Change::Slice)
                 }
+                // Carries no term: what it is decided on is its version.
                 SliceAction::Delete { name } => {
                     let (key, uid, _) = known.get(&name).copied().ok_or(ApiError::NotFound)?;
                     world.delete_slice(key, uid, on(&name)).map(Change::Slice)
                 }
                 SliceAction::Release { name } => {
                     let (key, uid, _) = known.get(&name).copied().ok_or(ApiError::NotFound)?;
-                    world.release_slice(key, uid).map(|version| Change::SliceGone(key, version))
+                    world.admit(term)?;
+                    world.release_slice(key, uid, on(&name)).map(|version| Change::SliceGone(key, version))
                 }
             }
         };
-        self.dispatch_late(o, c, latest, write, move |world, change| world.operators[o].cache.take(change));
-    }
-
-    fn holders(&self, o: usize) -> Holders {
-        let operator = &self.operators[o];
-        let mut held = Holders::new();
-        let mut ended = BTreeSet::new();
-        for slice in operator.cache.slices.values() {
-            let (c, site) = slice.key;
-            if slice.deleting && slice.status.as_ref().is_some_and(|status| status.stopped) {
-                continue;
-            }
-            let reports = slice.status.as_ref().map(|status| &status.members);
-            for member in &slice.spec.members {
-                let key = (c, member.rank, member.incarnation);
-                match reports.and_then(|reports| reports.get(&(member.rank, member.incarnation))) {
-                    Some((state, _)) if state.ended() => drop(ended.insert(key)),
-                    Some((_, Some(node))) => drop(held.entry((site, number(node))).or_default().insert(key)),
-                    _ => drop(held.entry((site, number(&member.node))).or_default().insert(key)),
-                }
-            }
-            for ((rank, incarnation), (state, node)) in reports.into_iter().flatten() {
-                if let (false, Some(node)) = (state.ended(), node) {
-                    held.entry((site, number(node))).or_default().insert((c, *rank, *incarnation));
-                }
-            }
-        }
-        for (c, cluster) in operator.cache.clusters.iter().enumerate() {
-            let assumed = operator.assumed.get(&c).into_iter().flatten();
-            for member in cluster.state.members.iter().chain(assumed) {
-                let key = (c, member.rank, member.incarnation);
-                if !held.values().any(|at| at.contains(&key)) {
-                    held.entry((number(&member.site), number(&member.node))).or_default().insert(key);
-                }
-            }
-        }
-        held
-    }
-
-    fn delivered(&self, o: usize, c: usize, rank: u32, incarnation: u64) -> bool {
-        let slices = self.operators[o].cache.slices.range((c, 0)..(c + 1, 0));
-        slices.flat_map(|(_, slice)| &slice.spec.members).any(|m| (m.rank, m.incarnation) == (rank, incarnation))
-    }
-
-    /// Ranks of undelivered members on overbooked nodes, where others go before.
-    fn revoked(&self, o: usize, c: usize) -> BTreeSet<u32> {
-        let mut revoked = BTreeSet::new();
-        let cluster = &self.operators[o].cache.clusters[c];
-        let undelivered: Vec<&Member> =
-            cluster.state.members.iter().filter(|m| !self.delivered(o, c, m.rank, m.incarnation)).collect();
-        if undelivered.is_empty() {
-            return revoked;
-        }
-        let held = self.holders(o);
-        for member in undelivered {
-            let Some(at) = held.get(&(number(&member.site), number(&member.node))).filter(|at| at.len() > GPUS) else {
-                continue;
-            };
-            let mut order: Vec<_> = at
-                .iter()
-                .map(|(c, rank, incarnation)| {
-                    let term = self.operators[o].cache.clusters[*c].term;
-                    (!self.delivered(o, *c, *rank, *incarnation), std::cmp::Reverse(term), *c, *rank, *incarnation)
-                })
-                .collect();
-            order.sort_unstable();
-            if !order.iter().take(GPUS).any(|(_, _, other, rank, _)| (*other, *rank) == (c, member.rank)) {
-                revoked.insert(member.rank);
-            }
-        }
-        revoked
-    }
-
-    /// Where new members go: gangs on one Site.
-    fn place(&mut self, o: usize, c: usize, keep: &[Member], want: &Want) -> Option<Vec<Member>> {
-        let held = self.holders(o);
-        let gang = self.setup.clusters[c].state.terms.kind != Kind::Pods;
-        let sites = self.setup.sites.len();
-        let first = self.rng.index(sites);
-        let now = self.now;
-        let mut free: Vec<(usize, usize)> = Vec::new();
-        for site in (0..sites).map(|n| (n + first) % sites) {
-            let object = &self.operators[o].cache.sites[site];
-            let anchored = keep.first().filter(|_| gang).is_some_and(|anchor| number(&anchor.site) != site);
-            if self.site_state(o, site) != SiteState::Live || object.wants != Wants::Accepting || anchored {
-                continue;
-            }
-            for node in (0..NODES).filter(|node| object.ready[*node]) {
-                if self.operators[o].blocked.get(&(site, node)).is_some_and(|until| *until > now) {
-                    continue;
-                }
-                let taken = held.get(&(site, node)).map_or(0, BTreeSet::len);
-                free.extend(std::iter::repeat_n((site, node), GPUS.saturating_sub(taken)));
-            }
-        }
-        if gang {
-            let only = free
-                .iter()
-                .map(|(site, _)| *site)
-                .find(|site| free.iter().filter(|(other, _)| other == site).count() >= want.ranks.len())?;
-            free.retain(|(site, _)| *site == only);
-        }
-        if free.len() < want.min_new as usize {
-            // Blocks end by themselves.
-            self.after(Proc::Operator(o), 5_000, move |world| world.pass_soon(o));
-            return None;
-        }
-        let members = want.ranks.iter().zip(free);
-        Some(
-            members
-                .map(|(rank, (site, node))| Member {
-                    rank: *rank,
-                    incarnation: 0,
-                    site: site_name(site),
-                    node: node_name(node),
-                })
-                .collect(),
-        )
+        self.dispatch(o, c, write, move |world, change| world.operators[o].cache.take(change));
     }
 }

@@ -37,14 +37,16 @@ pub enum Rule {
     NodesOwnLease,
     /// 7: an incarnation that was stopped for want of a lease is started again.
     StoppedForGood,
-    /// 7: slices of lower epochs count as any other.
-    LowerEpochIgnored,
     /// 7: members start before those that the hub does not list are gone.
     UnlistedFirst,
     /// Commits are written on whatever version is there.
     CommitChecked,
     /// Slices are written and deleted on whatever version is there.
     SlicesChecked,
+    /// What a former leader writes is taken.
+    TermChecked,
+    /// A slice goes while a lost creation of it may still come.
+    CreatedOnce,
     /// What a Site said in an older session is written over what it said in a newer one.
     NewestReport,
     /// Many Sites lost at once are replaced like one.
@@ -53,7 +55,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::CountedFromSending,
         Self::OwnSession,
         Self::NotedBeforeSent,
@@ -71,10 +73,11 @@ impl Rule {
         Self::LeaseToStart,
         Self::NodesOwnLease,
         Self::StoppedForGood,
-        Self::LowerEpochIgnored,
         Self::UnlistedFirst,
         Self::CommitChecked,
         Self::SlicesChecked,
+        Self::TermChecked,
+        Self::CreatedOnce,
         Self::NewestReport,
         Self::Freeze,
     ];

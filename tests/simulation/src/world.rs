@@ -73,6 +73,8 @@ pub enum ApiError {
     Conflict,
     /// There is no such object.
     NotFound,
+    /// The writer's term as leader is over.
+    Refused,
 }
 
 /// The clocks of a machine, and whether it runs.
@@ -157,6 +159,18 @@ pub struct World {
     pub lines: Option<Vec<String>>,
     /// How many acts there were.
     pub acts: u64,
+    /// The Site that is to return when it is fenced.
+    pub returning: Option<usize>,
+    /// The Site whose gateway is to hear no more once it is welcomed.
+    pub deaf: Option<usize>,
+    /// The Site and its node where members are to be placed once it is welcomed.
+    pub unlisted: Option<(usize, usize)>,
+    /// What operators ask for is often done late.
+    pub hurried: bool,
+    /// Operators often stand still before they write.
+    pub held_up: bool,
+    /// A Site that hears its gateways so late.
+    pub slow: Option<(usize, Time)>,
     machines: Vec<Machine>,
     lives: Vec<Life>,
     links: Vec<[Direction; 2]>,
@@ -203,6 +217,12 @@ impl World {
             judge: Judge::new(&setup),
             lines: trace.then(Vec::new),
             acts: 0,
+            returning: None,
+            deaf: None,
+            unlisted: None,
+            hurried: false,
+            held_up: false,
+            slow: None,
             setup,
             machines,
             lives,
@@ -387,7 +407,9 @@ impl World {
         if cut {
             return;
         }
-        let stuck = std::mem::take(&mut direction.stuck);
+        let mut stuck = std::mem::take(&mut direction.stuck);
+        // What was on its way when the link was cut was sent before what was held up at once.
+        stuck.sort_by_key(|(sent, ..)| *sent);
         let at = self.now + wait;
         direction.floor = direction.floor.max(at);
         for (sent, reliable, act) in stuck {
@@ -407,8 +429,12 @@ impl World {
     /// Sends something that happens when it arrives. `reliable`: it arrives after any cut. Nothing overtakes.
     fn send(&mut self, link: Link, way: Way, reliable: bool, act: Act) {
         let index = self.link_index(link);
-        let storm = self.setup.scene == crate::setup::Scene::Storm;
-        let latency = if storm && self.rng.percent(1) { self.rng.between(100, 1_000) } else { self.rng.between(1, 20) };
+        let rough = self.setup.scene.is_rough();
+        let latency = if rough && self.rng.percent(1) { self.rng.between(100, 1_000) } else { self.rng.between(1, 20) };
+        let latency = match (link, self.slow) {
+            (Link::AgentGateway(site, _), Some((slow, by))) if site == slow && way == Way::Down => by,
+            _ => latency,
+        };
         let sent = self.now;
         let direction = &mut self.links[index][way as usize];
         if direction.cut {
@@ -468,7 +494,24 @@ impl World {
                 then(world, Err(ApiError::Timeout));
             }
         });
-        let handling = self.rng.between(0, 8);
+        let mut handling = self.rng.between(0, 8);
+        let one_of = match link {
+            Link::OperatorApi(_) if self.hurried => 12,
+            Link::OperatorApi(_) | Link::GatewayApi(_) if self.setup.scene.is_rough() => 500,
+            _ => Time::MAX,
+        };
+        if self.rng.between(0, one_of) == 0 {
+            // Its connection breaks, and what was asked is done when nobody thinks of it any more.
+            handling = self.rng.between(1_000, 30_000);
+            self.judge.count("a request is taken late");
+            let (broken, wait) = (Rc::clone(&then), self.rng.between(10, 500));
+            self.after(proc, wait, move |world| {
+                let then = broken.borrow_mut().take();
+                if let Some(then) = then {
+                    then(world, Err(ApiError::Timeout));
+                }
+            });
+        }
         self.send(
             link,
             Way::Up,

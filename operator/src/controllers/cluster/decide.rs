@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use super::commit::{Frame, commit, placed};
 use super::entry::{Entry, Order};
 use super::notes::notes;
-use super::slices::{Wanted, build};
+use super::slices::{Wanted, build, instead};
 use super::state::{Now, State};
 use super::status::{Ailing, Facts, compose, invalid, is_transition};
 use super::writer::{Job, SliceWrite};
@@ -336,20 +336,34 @@ impl State {
         if let Some(wait) = step.wake {
             self.schedule(uid, now.after(wait));
         }
-        let Some(entry) = self.entries.get(uid) else { return };
+        let (Some(entry), Some(lead)) = (self.entries.get(uid), &self.lead) else { return };
         let placement = object.and_then(|object| object.status.as_ref()?.placement.as_ref());
         let known = |name: &str| entry.slices.get(name).cloned();
         let mut writes = Vec::new();
+        let mut doubt: Option<std::time::Duration> = None;
         for action in step.slices {
             writes.extend(match action {
                 SliceAction::Apply { site, index, epoch, phase, members } => {
                     let wanted = Wanted { site, index, epoch, phase, members };
-                    let built = object.zip(placement).and_then(|(object, placement)| build(object, placement, wanted));
-                    built.map(|slice: ClusterSlice| SliceWrite::Apply(Box::new(slice)))
+                    let built = object.zip(placement);
+                    let built = built.and_then(|(object, placement)| build(object, placement, wanted, lead.term));
+                    built.map(|slice: ClusterSlice| match known(&slice.name_any()) {
+                        Some(known) => SliceWrite::Replace(Box::new(instead(&known, slice))),
+                        None => SliceWrite::Create(Box::new(slice)),
+                    })
                 }
                 SliceAction::Delete { name } => known(&name).map(SliceWrite::Delete),
-                SliceAction::Release { name } => known(&name).map(SliceWrite::Release),
+                SliceAction::Release { name } => match entry.doubt(&name, now.boot) {
+                    None => known(&name).map(SliceWrite::Release),
+                    Some(until) => {
+                        doubt = Some(doubt.map_or(until, |earlier| earlier.min(until)));
+                        None
+                    }
+                },
             });
+        }
+        if let Some(until) = doubt {
+            self.schedule(uid, until);
         }
         if !writes.is_empty() {
             tracing::debug!(uid, writes = writes.len(), at = %now.wall, "slices");
@@ -458,9 +472,10 @@ impl State {
     }
 
     fn put(&mut self, uid: &str, object: &Arc<Cluster>, old: &ClusterStatus, status: ClusterStatus) {
+        let Some(term) = self.lead.as_ref().map(|lead| lead.term) else { return };
         let notes = notes(old, &status);
         let mut cluster = Cluster::clone(object);
-        cluster.status = Some(status);
+        cluster.status = Some(ClusterStatus { term, ..status });
         self.dispatch(uid, Job::Status { cluster: Box::new(cluster), notes });
     }
 }

@@ -124,9 +124,10 @@ impl Engine {
     /// The caches become current to this moment, and the commits and slices in them are held in the inventory: what
     /// former leaders committed is seen before anything is placed.
     async fn begin(&mut self, leadership: Arc<Leadership>, now: Now) -> bool {
+        let namespace = self.hub.namespace.clone().unwrap_or_default();
         let present = tokio::select! {
             () = self.shutdown.cancelled() => return false,
-            present = barrier::read(&self.client, &leadership) => present,
+            present = barrier::read(&self.client, &namespace, &leadership) => present,
         };
         let Some(Present { clusters, slices }) = present else { return false };
         let state = &mut self.state;
@@ -141,7 +142,6 @@ impl Engine {
         state.metrics.term.set(term);
         state.metrics.leader.set(1);
         let (client, recorder) = (self.client.clone(), self.recorder.clone());
-        let namespace = self.hub.namespace.clone().unwrap_or_default();
         let writer = Writer::new(client, namespace, leadership, recorder, state.metrics.clone(), self.shutdown.clone());
         state.lead = Some(Lead { term, writer });
         true

@@ -15,6 +15,9 @@ use super::writer::{GONE, Outcome, version};
 /// Who goes first among those that wait: higher priority, then older, then by UID.
 pub type Order = (Reverse<i32>, Timestamp, String);
 
+/// A request whose answer was lost is not taken any more after this: an API server gives one up after a minute.
+pub const DOUBT: Duration = Duration::from_secs(90);
+
 /// One Cluster, or what is left of one.
 #[derive(Debug, Default)]
 pub struct Entry {
@@ -28,6 +31,9 @@ pub struct Entry {
     pub awaits_cluster: Option<u64>,
     /// The same for slices, by name; [`GONE`]: until it is gone.
     pub awaits_slices: HashMap<String, u64>,
+    /// Slices whose creation was tried more than once, by name: until then, by the boot-time clock, a lost attempt may still
+    /// be taken. As long as there is a slice of that name it is refused, so that one does not go before.
+    pub doubts: HashMap<String, Duration>,
     /// A write was refused: nothing is decided before then, by the boot-time clock.
     pub paused_until: Option<Duration>,
     /// When to decide again although nothing changed, by the boot-time clock.
@@ -50,6 +56,12 @@ impl Entry {
             || self.awaits_cluster.is_some()
             || !self.awaits_slices.is_empty()
             || self.pause_left(boot).is_some()
+    }
+
+    /// Until when a slice stays because a lost creation of it may still be taken.
+    #[must_use]
+    pub fn doubt(&self, name: &str, boot: Duration) -> Option<Duration> {
+        self.doubts.get(name).copied().filter(|until| *until > boot)
     }
 
     /// What is left of the pause after a refused write.
@@ -114,6 +126,8 @@ impl Entry {
         if outcome.committed {
             self.written = Some(boot);
         }
+        self.doubts.retain(|_, until| *until > boot);
+        self.doubts.extend(outcome.doubtful.iter().map(|name| (name.clone(), boot + DOUBT)));
         if let Some(cluster) = &self.cluster {
             self.awaits_cluster = outcome.cluster.filter(|awaited| version(&**cluster) < *awaited);
         }
@@ -156,5 +170,25 @@ impl Entry {
         self.slices.values().flat_map(|slice| &slice.spec.members).any(|member| {
             u32::try_from(member.rank) == Ok(rank) && u64::try_from(member.incarnation) == Ok(incarnation)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_stays_while_a_lost_creation_of_it_may_still_be_taken() {
+        let mut entry = Entry::default();
+        let at = Duration::from_secs;
+        entry.settle(&Outcome { doubtful: vec!["train-1".to_owned()], ..Outcome::default() }, at(100));
+        assert_eq!(entry.doubt("train-1", at(100)), Some(at(100) + DOUBT));
+        assert_eq!(entry.doubt("train-2", at(100)), None);
+        // Other writes change nothing of it.
+        entry.settle(&Outcome::default(), at(150));
+        assert!(entry.doubt("train-1", at(99) + DOUBT).is_some());
+        assert_eq!(entry.doubt("train-1", at(100) + DOUBT), None);
+        entry.settle(&Outcome::default(), at(100) + DOUBT);
+        assert!(entry.doubts.is_empty(), "and is forgotten then");
     }
 }

@@ -39,9 +39,9 @@ pub fn name(cluster: &str, uid: &str, site: &str, index: u32) -> String {
     name
 }
 
-/// The object to apply. None for a Cluster that the API server did not make (without name or UID).
+/// The object that a leader of this term writes. None for a Cluster that the API server did not make (without name or UID).
 #[must_use]
-pub fn build(cluster: &Cluster, placement: &PlacementStatus, wanted: Wanted) -> Option<ClusterSlice> {
+pub fn build(cluster: &Cluster, placement: &PlacementStatus, wanted: Wanted, term: i64) -> Option<ClusterSlice> {
     let owner = cluster.controller_owner_ref(&())?;
     let rank_0 = placement.sites.iter().flat_map(|site| &site.nodes).find(|node| node.rank == 0);
     let world: i32 = placement.sites.iter().flat_map(|site| &site.nodes).map(|node| node.count).sum();
@@ -50,7 +50,7 @@ pub fn build(cluster: &Cluster, placement: &PlacementStatus, wanted: Wanted) -> 
         cluster: owner.name.clone(),
         cluster_uid: owner.uid.clone(),
         epoch: i64::try_from(wanted.epoch).ok()?,
-        term: placement.term,
+        term,
         phase: match wanted.phase {
             Phase::Reserve => SlicePhase::Reserve,
             Phase::Run => SlicePhase::Run,
@@ -84,6 +84,19 @@ pub fn build(cluster: &Cluster, placement: &PlacementStatus, wanted: Wanted) -> 
         ..ObjectMeta::default()
     };
     Some(ClusterSlice { metadata, spec, status: None })
+}
+
+/// `slice` in the place of `known`, written on that very version. What others have put on it stays.
+#[must_use]
+pub fn instead(known: &ClusterSlice, slice: ClusterSlice) -> ClusterSlice {
+    let mut metadata = ObjectMeta { managed_fields: None, ..known.metadata.clone() };
+    metadata.labels.get_or_insert_default().extend(slice.metadata.labels.unwrap_or_default());
+    metadata.owner_references = slice.metadata.owner_references;
+    let finalizers = metadata.finalizers.get_or_insert_default();
+    if !finalizers.iter().any(|name| name == SLICE_FINALIZER) {
+        finalizers.push(SLICE_FINALIZER.to_owned());
+    }
+    ClusterSlice { metadata, spec: slice.spec, status: None }
 }
 
 #[cfg(test)]
@@ -129,11 +142,21 @@ mod tests {
         let members =
             (500..1_000).map(|rank| core::SliceMember { rank, node: format!("node-{rank}"), incarnation: 3 }).collect();
         let wanted = Wanted { site: "site-a".to_owned(), index: 1, epoch: 4, phase: Phase::Run, members };
-        let slice = build(&cluster(), &placement, wanted).unwrap();
+        let slice = build(&cluster(), &placement, wanted, 7).unwrap();
+        assert_eq!(slice.spec.term, 7, "of who writes, not of who committed");
         assert_eq!(slice.spec.members.len(), MAX_SLICE_MEMBERS);
         assert_eq!(MAX_SLICE_MEMBERS, core::SLICE_RANKS as usize);
         assert_eq!(slice.spec.rendezvous, Rendezvous { world_size: 10_000, leader_incarnation: 3 });
         assert_eq!(slice.metadata.finalizers.as_deref(), Some(&[SLICE_FINALIZER.to_owned()][..]));
         assert!(serde_json::to_vec(&slice).unwrap().len() < 1 << 20);
+
+        let mut known = slice.clone();
+        known.metadata.resource_version = Some("41".to_owned());
+        known.metadata.finalizers = Some(vec!["example.com/theirs".to_owned()]);
+        known.metadata.labels.get_or_insert_default().insert("seen".to_owned(), "yes".to_owned());
+        let again = instead(&known, slice);
+        assert_eq!(again.metadata.resource_version.as_deref(), Some("41"), "refused if it has changed");
+        assert_eq!(again.metadata.finalizers.unwrap(), ["example.com/theirs", SLICE_FINALIZER]);
+        assert_eq!(again.metadata.labels.unwrap().len(), 4);
     }
 }

@@ -1,6 +1,7 @@
 //! Writes: one at a time for each Cluster, a bounded number in flight, each only while leadership lasts.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use atoll_api::names::{FIELD_MANAGER_OPERATOR, SLICE_FINALIZER};
@@ -32,12 +33,23 @@ pub const GONE: u64 = u64::MAX;
 /// One write of a slice.
 #[derive(Clone, Debug)]
 pub enum SliceWrite {
-    /// Server-side apply.
-    Apply(Box<ClusterSlice>),
-    /// Start the deletion of this very object.
+    /// POST: refused where there is one already.
+    Create(Box<ClusterSlice>),
+    /// PUT, with the resourceVersion that it was decided on.
+    Replace(Box<ClusterSlice>),
+    /// Start the deletion of this very version.
     Delete(Arc<ClusterSlice>),
     /// Take the finalizer away.
     Release(Arc<ClusterSlice>),
+}
+
+impl SliceWrite {
+    fn slice(&self) -> &ClusterSlice {
+        match self {
+            Self::Create(slice) | Self::Replace(slice) => slice,
+            Self::Delete(slice) | Self::Release(slice) => slice,
+        }
+    }
 }
 
 /// What is to be written for one Cluster.
@@ -72,12 +84,14 @@ pub struct Outcome {
     pub uid: String,
     /// resourceVersion of the Cluster that the watch must reach before anything else is decided.
     pub cluster: Option<u64>,
-    /// The same for slices that were applied, by name.
+    /// The same for slices that were written, or that somebody else wrote first, by name.
     pub applied: Vec<(String, u64)>,
     /// The same for slices that are on their way out, by name.
     pub leaving: Vec<(String, u64)>,
     /// Slices that were found to be gone.
     pub gone: Vec<String>,
+    /// Slices whose creation was tried more than once, by name.
+    pub doubtful: Vec<String>,
     /// The status was written.
     pub committed: bool,
     /// The Cluster is gone, as far as a read of it can tell.
@@ -131,13 +145,14 @@ impl Writer {
     }
 
     /// Performs `job`. A write whose fate is not known is repeated as it is until it is known: it carries a
-    /// resourceVersion or applies the same thing, so it happens once.
+    /// resourceVersion or creates something, so it happens once.
     pub async fn perform(&self, uid: String, job: Job) -> Outcome {
         let mut outcome = Outcome { uid: uid.clone(), ..Outcome::default() };
         match job {
             Job::Status { cluster, notes } => self.put_status(&cluster, notes, &mut outcome).await,
             Job::Slices(writes) => {
-                for done in join_all(writes.iter().map(|write| self.write_slice(&uid, write))).await {
+                for (doubtful, done) in join_all(writes.iter().map(|write| self.write_slice(&uid, write))).await {
+                    outcome.doubtful.extend(doubtful);
                     match done {
                         SliceDone::Applied(name, version) => outcome.applied.push((name, version)),
                         SliceDone::Leaving(name, version) => outcome.leaving.push((name, version)),
@@ -269,45 +284,65 @@ impl Writer {
         }
     }
 
-    async fn write_slice(&self, uid: &str, write: &SliceWrite) -> SliceDone {
-        let (SliceWrite::Delete(slice) | SliceWrite::Release(slice)) = write else {
-            let SliceWrite::Apply(slice) = write else { return SliceDone::Failed };
-            return self.apply(uid, slice).await;
-        };
-        let name = slice.name_any();
-        let api: Api<ClusterSlice> = Api::namespaced(self.client.clone(), &slice.namespace().unwrap_or_default());
-        let done = if matches!(write, SliceWrite::Delete(_)) {
-            let params = preconditions(slice.metadata.uid.clone(), None);
-            let deleted = self.until_known("ClusterSlice", uid, || api.delete(&name, &params)).await;
-            deleted.map(|answer| answer.left().as_ref().map(version))
-        } else {
-            let others: Vec<&String> = slice.finalizers().iter().filter(|name| *name != SLICE_FINALIZER).collect();
-            let patch = json!({"metadata": {
-                "uid": slice.metadata.uid,
-                "resourceVersion": slice.metadata.resource_version,
-                "finalizers": others,
-            }});
-            let params =
-                PatchParams { field_manager: Some(FIELD_MANAGER_OPERATOR.to_owned()), ..PatchParams::default() };
-            let patch = Patch::Merge(&patch);
-            let released = self.until_known("ClusterSlice", uid, || api.patch_metadata(&name, &params, &patch)).await;
-            released.map(|answer| Some(version(&answer)))
-        };
-        match done {
-            Ok(Some(version)) => SliceDone::Leaving(name, version),
-            Ok(None) | Err(Failure::Gone) => SliceDone::Gone(name),
-            // A conflict too: the watch brings what changed while the pause lasts.
-            Err(_) => SliceDone::Failed,
-        }
+    /// How it ended, and the slice's name if its creation was tried more than once.
+    async fn write_slice(&self, uid: &str, write: &SliceWrite) -> (Option<String>, SliceDone) {
+        let tries = AtomicU32::new(0);
+        let done = self.try_slice(uid, write, &tries).await;
+        let doubtful = tries.into_inner() > 1;
+        (doubtful.then(|| write.slice().name_any()), done)
     }
 
-    async fn apply(&self, uid: &str, slice: &ClusterSlice) -> SliceDone {
-        let api: Api<ClusterSlice> = Api::namespaced(self.client.clone(), &slice.namespace().unwrap_or_default());
+    /// Counts in `tries` how often it asks for a creation.
+    async fn try_slice(&self, uid: &str, write: &SliceWrite, tries: &AtomicU32) -> SliceDone {
+        let slice = write.slice();
         let name = slice.name_any();
-        let params = PatchParams::apply(FIELD_MANAGER_OPERATOR).force();
-        let patch = Patch::Apply(slice);
-        match self.until_known("ClusterSlice", uid, || api.patch(&name, &params, &patch)).await {
-            Ok(written) => SliceDone::Applied(name, version(&written)),
+        let api: Api<ClusterSlice> = Api::namespaced(self.client.clone(), &slice.namespace().unwrap_or_default());
+        let (kind, manager) = ("ClusterSlice", Some(FIELD_MANAGER_OPERATOR.to_owned()));
+        let post = PostParams { field_manager: manager.clone(), ..PostParams::default() };
+        let done = match write {
+            SliceWrite::Create(slice) => {
+                let create = || {
+                    tries.fetch_add(1, Ordering::Relaxed);
+                    api.create(&post, slice)
+                };
+                match self.until_known(kind, uid, create).await {
+                    // Its namespace is gone.
+                    Err(Failure::Gone) => return SliceDone::Failed,
+                    created => created.map(|slice| SliceDone::Applied(name.clone(), version(&slice))),
+                }
+            }
+            SliceWrite::Replace(slice) => {
+                let replaced = self.until_known(kind, uid, || api.replace(&name, &post, slice)).await;
+                replaced.map(|slice| SliceDone::Applied(name.clone(), version(&slice)))
+            }
+            SliceWrite::Delete(slice) => {
+                let params = preconditions(slice.metadata.uid.clone(), slice.metadata.resource_version.clone());
+                let deleted = self.until_known(kind, uid, || api.delete(&name, &params)).await;
+                deleted.map(|answer| match answer.left() {
+                    Some(slice) => SliceDone::Leaving(name.clone(), version(&slice)),
+                    None => SliceDone::Gone(name.clone()),
+                })
+            }
+            SliceWrite::Release(slice) => {
+                let others: Vec<&String> = slice.finalizers().iter().filter(|name| *name != SLICE_FINALIZER).collect();
+                let metadata = json!({
+                    "uid": slice.metadata.uid, "resourceVersion": slice.metadata.resource_version, "finalizers": others,
+                });
+                let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"term": self.leadership.term()}}));
+                let params = PatchParams { field_manager: manager, ..PatchParams::default() };
+                let released = self.until_known(kind, uid, || api.patch_metadata(&name, &params, &patch)).await;
+                released.map(|slice| SliceDone::Leaving(name.clone(), version(&slice)))
+            }
+        };
+        match done {
+            Ok(done) => done,
+            Err(Failure::Gone) => SliceDone::Gone(name),
+            // The watch brings what was written instead; this read only says how far it must have come.
+            Err(Failure::Conflict) => match self.until_known(kind, uid, || api.get_opt(&name)).await {
+                Ok(Some(slice)) => SliceDone::Applied(name, version(&slice)),
+                Ok(None) => SliceDone::Gone(name),
+                Err(_) => SliceDone::Failed,
+            },
             Err(_) => SliceDone::Failed,
         }
     }

@@ -40,6 +40,8 @@ pub struct Live<'a> {
     allowance: Allowance,
     /// What the agent was sent, by key of the cache.
     sent: HashMap<String, Sent>,
+    /// What it said last of each slice.
+    said: HashMap<String, SliceNews>,
     /// What the agent said of its nodes.
     nodes: BTreeMap<String, v1::Node>,
     /// The parts of a full inventory that have come.
@@ -67,6 +69,7 @@ impl<'a> Live<'a> {
             outbox,
             allowance: Allowance::new(Instant::now()),
             sent: HashMap::new(),
+            said: HashMap::new(),
             nodes: BTreeMap::new(),
             arriving: None,
             fenced,
@@ -187,6 +190,7 @@ impl<'a> Live<'a> {
             // A slice never moves to another Site; one of that name that did is gone from this one, as is one that is fenced.
             let slice = self.gateway.caches.slices.get(&key).filter(|slice| slice.spec.site == self.name);
             let slice = slice.filter(|slice| !self.is_fenced(slice));
+            self.say_again(&key, slice.as_deref());
             match sync::next(self.sent.get(&key), slice.as_deref()) {
                 Ok((sent, delivery)) => {
                     match sent {
@@ -202,6 +206,19 @@ impl<'a> Live<'a> {
             self.write_nodes();
         }
         Ok(())
+    }
+
+    /// What the agent said last stands in the API, whatever was written late of an older session.
+    fn say_again(&mut self, key: &str, slice: Option<&ClusterSlice>) {
+        let Some(slice) = slice else {
+            self.said.remove(key);
+            return;
+        };
+        let said = self.said.get(key).filter(|said| Some(&said.uid) == slice.metadata.uid.as_ref());
+        if let Some(said) = said.filter(|said| reports::to_write(slice, &said.status).is_some()) {
+            let news = SliceNews { received: Instant::now(), ..said.clone() };
+            self.gateway.writer.slices.submit(key, news, false);
+        }
     }
 
     async fn deliver(&mut self, delivery: Option<Delivery>) -> Result<(), Ended> {
@@ -262,19 +279,21 @@ impl<'a> Live<'a> {
         self.send("grant", ToAgent::Grant(v1::Grant { sequence, next_heartbeat_ms })).await
     }
 
-    fn report(&self, report: &v1::SliceReport) {
+    fn report(&mut self, report: &v1::SliceReport) {
         let slice = report.key.as_ref().and_then(|key| self.gateway.caches.slices.get(&reports::cache_key(key)));
         if slice.as_deref().is_some_and(|slice| self.is_fenced(slice)) {
             // What counts as stopped has nothing to say any more.
             return self.gateway.metrics.refused(Refused::Report);
         }
-        match reports::status(report, &self.name, slice.as_deref(), Timestamp::now()) {
+        match reports::status(report, &self.name, self.number, slice.as_deref(), Timestamp::now()) {
             Ok(status) => {
                 let Some(slice) = slice else { return };
                 let urgent = reports::is_urgent(slice.status.as_ref(), &status);
-                let news =
-                    SliceNews { uid: slice.metadata.uid.clone().unwrap_or_default(), status, received: Instant::now() };
-                self.gateway.writer.slices.submit(&key_of(&slice.metadata), news, urgent);
+                let uid = slice.metadata.uid.clone().unwrap_or_default();
+                let news = SliceNews { uid, status: Arc::new(status), received: Instant::now() };
+                let key = key_of(&slice.metadata);
+                self.said.insert(key.clone(), news.clone());
+                self.gateway.writer.slices.submit(&key, news, urgent);
             }
             Err(error) => {
                 self.gateway.metrics.refused(Refused::Report);
