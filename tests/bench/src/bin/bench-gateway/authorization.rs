@@ -39,7 +39,7 @@ pub fn among(sites: usize, requests: usize) -> Result<Duration> {
         let allowed = known.get(&name).is_some_and(|site| !site.spec.suspended) && registry.keeps(&name);
         let [own, foreign] = reports.each_ref().map(|report| {
             let slice = report.key.as_ref().and_then(|key| slices.get(&reports::cache_key(key)));
-            reports::status(report, &name, slice.as_deref(), Timestamp::UNIX_EPOCH)
+            reports::status(report, &name, 1, slice.as_deref(), Timestamp::UNIX_EPOCH)
         });
         times.push(began.elapsed());
         ensure!(allowed && own.is_ok() && foreign.is_err(), "authorization is wrong for {name}");
