@@ -3,12 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
 /// From one write to the next: 180 a second.
 const INTERVAL: Duration = Duration::from_micros(5_556);
 /// What a late timer may make up for.
 const SLACK: Duration = Duration::from_millis(20);
+/// Writes that the API server has not answered yet. What waits there while it stands still comes all at once when it goes on.
+const IN_FLIGHT: usize = 12;
 /// A loss with another one so close to it is one of many.
 const CROWDED: Duration = Duration::from_secs(1);
 
@@ -23,6 +26,13 @@ pub enum Turn {
     Loss,
 }
 
+/// A loss, and the one before it.
+#[derive(Debug)]
+pub struct LossSeen {
+    at: Instant,
+    before: Option<Instant>,
+}
+
 /// Lines of those who wait to write. Who gives up leaves its line at no cost.
 #[derive(Debug)]
 pub struct Pace {
@@ -31,6 +41,7 @@ pub struct Pace {
     /// Of each less urgent kind only the first one stands in the line for `next`.
     sessions: tokio::sync::Mutex<()>,
     losses: tokio::sync::Mutex<()>,
+    in_flight: Semaphore,
     last_loss: Mutex<Option<Instant>>,
 }
 
@@ -40,29 +51,37 @@ impl Default for Pace {
             next: tokio::sync::Mutex::new(Instant::now()),
             sessions: tokio::sync::Mutex::default(),
             losses: tokio::sync::Mutex::default(),
+            in_flight: Semaphore::new(IN_FLIGHT),
             last_loss: Mutex::default(),
         }
     }
 }
 
 impl Pace {
-    /// Waits until it is this one's turn to write.
-    pub async fn turn(&self, turn: Turn) {
+    /// Waits until it is this one's turn to write. What is returned is held until the write is answered.
+    pub async fn turn(&self, turn: Turn) -> Option<SemaphorePermit<'_>> {
         let _loss = if turn == Turn::Loss { Some(self.losses.lock().await) } else { None };
         let _session = if turn == Turn::Members { None } else { Some(self.sessions.lock().await) };
         let mut next = self.next.lock().await;
+        // Never closed.
+        let permit = self.in_flight.acquire().await.ok();
         sleep_until(*next).await;
         let now = Instant::now();
         *next = (*next + INTERVAL).max(now.checked_sub(SLACK).unwrap_or(now));
+        permit
+    }
+
+    /// A Site is lost, now.
+    pub fn loss(&self) -> LossSeen {
+        let at = Instant::now();
+        LossSeen { at, before: self.last_loss().replace(at) }
     }
 
     /// Whether a Site was lost alone; known a second later. Of many at once people hear by other ways, and each Event
-    /// would be one more write.
-    pub async fn alone(&self) -> bool {
-        let now = Instant::now();
-        let before = self.last_loss().replace(now);
-        tokio::time::sleep(CROWDED).await;
-        before.is_none_or(|before| now - before > CROWDED) && *self.last_loss() == Some(now)
+    /// would be one more write. What counts is when losses were seen: how soon they are written is the API server's.
+    pub async fn alone(&self, seen: &LossSeen) -> bool {
+        sleep_until(seen.at + CROWDED).await;
+        seen.before.is_none_or(|before| seen.at - before > CROWDED) && *self.last_loss() == Some(seen.at)
     }
 
     fn last_loss(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -121,10 +140,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_loss_is_alone_and_each_of_many_is_not() {
         let pace = Pace::default();
-        assert!(pace.alone().await);
-        let (first, second) = tokio::join!(pace.alone(), pace.alone());
+        let lonely = pace.loss();
+        assert!(pace.alone(&lonely).await);
+        let (first, second) = (pace.loss(), pace.loss());
+        let (first, second) = tokio::join!(pace.alone(&first), pace.alone(&second));
         assert!(!first && !second);
         tokio::time::sleep(CROWDED * 2).await;
-        assert!(pace.alone().await);
+        let (seen, written_late) = (pace.loss(), CROWDED * 5);
+        tokio::time::sleep(written_late).await;
+        assert!(pace.alone(&seen).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_api_server_answers_nothing_few_writes_wait_there() {
+        let pace = Pace::default();
+        let mut unanswered = Vec::new();
+        for _ in 0..IN_FLIGHT {
+            unanswered.push(pace.turn(Turn::Session).await);
+        }
+        assert!(tokio::time::timeout(CROWDED, pace.turn(Turn::Members)).await.is_err());
+        unanswered.pop();
+        assert!(tokio::time::timeout(CROWDED, pace.turn(Turn::Members)).await.is_ok());
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::{Cache, lean};
 use super::coalesce::Outcome;
 use super::metrics::{Metrics, Written};
-use super::pace::{Pace, Turn};
+use super::pace::{LossSeen, Pace, Turn};
 
 /// How often a write is decided anew when somebody else's came in between.
 const CONFLICTS: usize = 16;
@@ -115,8 +115,9 @@ impl Sites {
     /// Begins a session: its number is noted before anything is granted in it.
     pub async fn claim(&self, name: &str, claimant: &Claimant, turn: Turn) -> Result<Site, ClaimError> {
         let mut site = self.find(name).await?.ok_or(ClaimError::Unknown)?;
+        let mut _turn = None;
         if !site.spec.suspended {
-            self.pace.turn(turn).await;
+            _turn = self.pace.turn(turn).await;
             // The line may have been long.
             site = self.find(name).await?.ok_or(ClaimError::Unknown)?;
         }
@@ -159,17 +160,18 @@ impl Sites {
 
     /// One attempt at that; decided anew when somebody else's write comes in between.
     pub async fn lose_once(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {
+        let seen = Arc::new(self.pace.loss());
         for _ in 1..CONFLICTS {
-            match self.try_lose(name, loss).await {
+            match self.try_lose(name, loss, &seen).await {
                 Err(kube::Error::Api(status)) if status.is_conflict() => {}
                 result => return result,
             }
         }
-        self.try_lose(name, loss).await
+        self.try_lose(name, loss, &seen).await
     }
 
-    async fn try_lose(&self, name: &str, loss: &Loss) -> Result<(), kube::Error> {
-        self.pace.turn(Turn::Loss).await;
+    async fn try_lose(&self, name: &str, loss: &Loss, seen: &Arc<LossSeen>) -> Result<(), kube::Error> {
+        let _turn = self.pace.turn(Turn::Loss).await;
         // Read anew: the cache may lag behind the beginning of a newer session.
         let Some(site) = self.api.get_opt(name).await? else { return Ok(()) };
         let age = boot_time().saturating_sub(loss.last_grant);
@@ -183,9 +185,9 @@ impl Sites {
             action: "Disconnect".to_owned(),
             secondary: None,
         };
-        let (pace, events) = (Arc::clone(&self.pace), self.events.clone());
+        let (pace, events, seen) = (Arc::clone(&self.pace), self.events.clone(), Arc::clone(seen));
         tokio::spawn(async move {
-            if pace.alone().await
+            if pace.alone(&seen).await
                 && let Err(error) = events.publish(&event, &site.object_ref(&())).await
             {
                 tracing::debug!(%error, "cannot publish an event");
