@@ -51,7 +51,9 @@ impl World {
             .args([format!("--kubeconfig={}", kubeconfig.display())])
             .args([format!("--http-address=127.0.0.1:{}", http.number())])
             .args([format!("--listen={address}"), "--name=gw".to_owned(), "--log-filter=error".to_owned()])
-            .args(["--heartbeat=1s", "--suspect-after=10s"]);
+            .args(["--heartbeat=1s", "--suspect-after=10s"])
+            // Everybody comes from one address here; what the door turns away would not be tried any further.
+            .args(["--source-handshakes-per-second=1000"]);
         let gateway = ManagedProcess::start(spec).unwrap();
         let secrets: Api<Secret> = Api::namespaced(plane.client(), SYSTEM);
         let secret = wait_for(&secrets, HUB_CA_SECRET, "to be made", LIMIT, |_| true).await.unwrap();
