@@ -156,19 +156,7 @@ impl Stage {
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 1,
                 "automountServiceAccountToken": false,
-                "containers": [{
-                    "name": "main",
-                    "image": self.image,
-                    "imagePullPolicy": "Never",
-                    "args": ["--stay"],
-                    "env": [
-                        {"name": "TEST_POD", "value": name},
-                        {"name": "MASTER_ADDR", "value": "localhost"},
-                        {"name": "MASTER_PORT", "value": "29500"},
-                        {"name": "RANK", "value": "0"},
-                        {"name": "WORLD_SIZE", "value": "1"},
-                    ],
-                }],
+                "containers": [RealNode::staying_container(&self.image, name)],
             },
         });
         let pod = self.pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();

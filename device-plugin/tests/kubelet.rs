@@ -124,26 +124,15 @@ impl Stage {
 
     /// A pod whose container has so many devices.
     fn pod(&self, name: &str, resource: &str, count: u32) -> Pod {
+        let mut container = RealNode::staying_container(&self.image, name);
+        container["resources"] = json!({"limits": {resource: count}});
         let pod = json!({
             "metadata": {"name": name},
             "spec": {
                 "nodeName": NODE,
                 "terminationGracePeriodSeconds": 1,
                 "automountServiceAccountToken": false,
-                "containers": [{
-                    "name": "main",
-                    "image": self.image,
-                    "imagePullPolicy": "Never",
-                    "args": ["--stay"],
-                    "env": [
-                        {"name": "TEST_POD", "value": name},
-                        {"name": "MASTER_ADDR", "value": "localhost"},
-                        {"name": "MASTER_PORT", "value": "29500"},
-                        {"name": "RANK", "value": "0"},
-                        {"name": "WORLD_SIZE", "value": "1"},
-                    ],
-                    "resources": {"limits": {resource: count}},
-                }],
+                "containers": [container],
             },
         });
         serde_json::from_value(pod).unwrap()

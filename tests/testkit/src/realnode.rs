@@ -337,6 +337,25 @@ impl RealNode {
         Ok(image.reference)
     }
 
+    /// A container of the demo worker's image that is a rank by itself, stays until it is stopped, and knows its pod's name as
+    /// `TEST_POD`.
+    #[must_use]
+    pub fn staying_container(image: &str, pod: &str) -> Value {
+        json!({
+            "name": "main",
+            "image": image,
+            "imagePullPolicy": "Never",
+            "args": ["--stay"],
+            "env": [
+                {"name": "TEST_POD", "value": pod},
+                {"name": "MASTER_ADDR", "value": "localhost"},
+                {"name": "MASTER_PORT", "value": "29500"},
+                {"name": "RANK", "value": "0"},
+                {"name": "WORLD_SIZE", "value": "1"},
+            ],
+        })
+    }
+
     /// Runs containerd's own client in the kubelet's namespace; gives its output.
     pub async fn ctr<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
         let socket = self.runtime_socket();
